@@ -1,0 +1,17 @@
+"""Krylov methods for symmetric operators; this room has never heard of a language model."""
+
+from spectra.linalg.basis import BasisPolicy
+from spectra.linalg.lanczos import Lanczos
+from spectra.linalg.operator import SymmetricOperator
+from spectra.linalg.probes import ProbeKind, probe
+from spectra.linalg.space import DenseSpace, VectorSpace
+
+__all__ = [
+    "BasisPolicy",
+    "DenseSpace",
+    "Lanczos",
+    "ProbeKind",
+    "SymmetricOperator",
+    "VectorSpace",
+    "probe",
+]

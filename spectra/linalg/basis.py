@@ -1,0 +1,151 @@
+"""Where the Lanczos basis lives, in which type, and what it costs.
+
+Full reorthogonalization needs every Lanczos vector: steps × n × itemsize bytes. The policy says
+where they are kept: on the operator's device, on the host, or not at all. Without a basis converged
+Ritz values come back as ghosts; the bounds of the distribution function stay valid and become
+wider, counts of outliers do not survive. Half-precision storage costs no measurable accuracy (the
+basis only cleans rounding out of the next vector), but needs √n q instead of q: the entries of a
+unit vector of 10⁹ dimensions are below float16's normal range.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from spectra.errors import UsageError
+from spectra.linalg.space import VectorSpace
+
+Where = Literal["device", "host", "none"]
+TILE = 1 << 20  # columns converted to the working dtype at a time, in elements of one tile
+STORAGE = {"float64", "float32", "float16", "bfloat16"}
+
+
+@dataclass(frozen=True)
+class BasisPolicy:
+    """`where` the basis is kept and the `dtype` it is stored in (None: the vectors' own)."""
+
+    where: Where = "device"
+    dtype: torch.dtype | None = None
+
+    def __post_init__(self) -> None:
+        if self.where not in ("device", "host", "none"):
+            raise UsageError(f"basis={self.where!r} is not known; pass 'device', 'host' or 'none'.")
+
+    def nbytes(self, dim: int, steps: int, vector_dtype: torch.dtype) -> int:
+        """Return the bytes that `steps` vectors of length `dim` take."""
+        if self.where == "none":
+            return 0
+        return dim * steps * (self.dtype or vector_dtype).itemsize
+
+    def describe(self) -> str:
+        """Return e.g. "device, float32" for records and plans."""
+        name = "working dtype" if self.dtype is None else str(self.dtype).removeprefix("torch.")
+        return "none" if self.where == "none" else f"{self.where}, {name}"
+
+
+class Basis:
+    """The stored Lanczos vectors of one run, rows of a contiguous (capacity, n) matrix."""
+
+    def __init__(
+        self, dim: int, policy: BasisPolicy, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.policy, self.dim, self.size = policy, dim, 0
+        self.work_dtype, self.work_device = dtype, device
+        stored = policy.dtype or dtype
+        self._scale = dim**0.5 if stored.itemsize < 4 else 1.0
+        place = torch.device("cpu") if policy.where == "host" else device
+        self._pinned = policy.where == "host" and device.type == "cuda"
+        self._rows = torch.empty(0, dim, dtype=stored, device=place)
+
+    def reserve(self, capacity: int) -> None:
+        """Make room for `capacity` vectors in all."""
+        if self.policy.where == "none" or capacity <= self._rows.shape[0]:
+            return
+        rows = torch.empty(
+            capacity,
+            self.dim,
+            dtype=self._rows.dtype,
+            device=self._rows.device,
+            pin_memory=self._pinned,
+        )
+        rows[: self.size] = self._rows[: self.size]
+        self._rows = rows
+
+    def append(self, vector: torch.Tensor) -> None:
+        """Store one more unit vector."""
+        if self.policy.where == "none":
+            return
+        if self.size == self._rows.shape[0]:
+            self.reserve(max(8, self.size * 2))
+        row = self._rows[self.size]
+        row.copy_(vector if self._scale == 1.0 else vector * self._scale)
+        self.size += 1
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the rows can be used as they are, without conversion or transfer."""
+        return self._rows.dtype == self.work_dtype and self._rows.device == self.work_device
+
+    def orthogonalize(self, x: torch.Tensor, space: VectorSpace, passes: int = 2) -> None:
+        """Remove the components of `x` along the stored vectors, in place, `passes` times."""
+        if self.size == 0:
+            return
+        rows = self._rows[: self.size]
+        for _ in range(passes):
+            if self.is_plain:
+                space.subtract(rows, space.gram(rows, x), x)
+            else:
+                self._orthogonalize_tiled(rows, x, space)
+
+    def _orthogonalize_tiled(self, rows: torch.Tensor, x: torch.Tensor, space: VectorSpace) -> None:
+        """One pass in column tiles that are converted (and moved) as they are needed."""
+        width = max(1, TILE // self.size)
+        coefficients = torch.zeros(self.size, dtype=self.work_dtype, device=self.work_device)
+        for tile, part in zip(rows.split(width, dim=1), x.split(width), strict=True):
+            coefficients += space.gram(self._convert(tile), part)
+        coefficients /= self._scale**2
+        for tile, part in zip(rows.split(width, dim=1), x.split(width), strict=True):
+            space.subtract(self._convert(tile), coefficients, part)
+
+    def _convert(self, tile: torch.Tensor) -> torch.Tensor:
+        return tile.to(self.work_device, self.work_dtype, non_blocking=self._pinned)
+
+    def combine(self, coefficients: torch.Tensor) -> torch.Tensor:
+        """Return Σ_j coefficients[j, :] ⊗ q_j for coefficients (size, r), as (r, n)."""
+        rows = self._rows[: self.size]
+        result = torch.empty(
+            coefficients.shape[1], self.dim, dtype=self.work_dtype, device=self.work_device
+        )
+        width = self.dim if self.is_plain else max(1, TILE // self.size)
+        weights = (coefficients / self._scale).to(self.work_device, self.work_dtype)
+        start = 0
+        for tile in rows.split(width, dim=1):
+            result[:, start : start + tile.shape[1]] = weights.T @ self._convert(tile)
+            start += tile.shape[1]
+        return result
+
+    def orthogonality_loss(self) -> float:
+        """Return max |QᵀQ − I| over the stored vectors."""
+        if self.size == 0:
+            return float("nan")
+        rows = self._rows[: self.size]
+        gram = torch.zeros(self.size, self.size, dtype=torch.float64)
+        for tile in rows.split(max(1, TILE // self.size), dim=1):
+            wide = tile.double()
+            gram += (wide @ wide.T).cpu()
+        gram /= self._scale**2
+        return float((gram - torch.eye(self.size, dtype=torch.float64)).abs().max())
+
+    def rows(self) -> torch.Tensor:
+        """Return the stored vectors as they are stored, (size, n)."""
+        return self._rows[: self.size]
+
+    def load(self, rows: torch.Tensor) -> None:
+        """Take over vectors returned by `rows`."""
+        self.reserve(rows.shape[0])
+        if self.policy.where != "none":
+            self._rows[: rows.shape[0]] = rows
+            self.size = int(rows.shape[0])

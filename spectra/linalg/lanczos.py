@@ -1,0 +1,231 @@
+"""The Lanczos recurrence, run for one or several start vectors at once.
+
+From a unit vector q_1, for j = 1, 2, …:
+
+    w = H q_j − β_{j−1} q_{j−1};   α_j = ⟨q_j, w⟩;   w ← w − α_j q_j;
+    w ← (I − QQᵀ)² w   (two Gram–Schmidt passes against the basis, where one is kept);
+    β_j = ‖w‖;   q_{j+1} = w/β_j.
+
+Inner products and coefficients are float64 whatever the operator's dtype; long vectors keep a
+working dtype of at least float32 unless told otherwise. One transfer to the host a step brings
+(α_j, β_j) of all runs. The runs of a block are independent recurrences that share their products
+(`SymmetricOperator.matvecs`); this is not block Lanczos.
+
+*Breakdown*: β_j ≤ 4δ, δ the product error, means the Krylov space is invariant as far as products
+can tell, and the run ends there. If δ is unknown, only β_j ≤ 4 ε₆₄ max(α, β) ends it: relative to
+float32's ε a small bulk next to large outliers would be taken for zero, and an absolute threshold
+would not survive rescaling. Continuing after an unnoticed breakdown is harmless: the coupling β_j
+is as small as the noise, so nodes beyond it carry no weight.
+
+Two passes suffice: Giraud, Langou & Rozložník 2005; Parlett, The Symmetric Eigenvalue Problem, 6.9.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from spectra.errors import NumericalError, UsageError
+from spectra.linalg.basis import Basis, BasisPolicy
+from spectra.linalg.operator import SymmetricOperator
+from spectra.linalg.space import DenseSpace, VectorSpace
+
+BREAKDOWN = 4.0
+EPS64 = float(np.finfo(np.float64).eps)
+
+Observer = Callable[[int, torch.Tensor, torch.Tensor], None]
+
+
+class Lanczos:
+    """A Lanczos run that can be extended, saved and continued.
+
+    Attributes:
+        alphas: (P, m) float64, the diagonals so far; entries past `steps[p]` are 0.
+        betas: (P, m) float64, off-diagonals; the last one of each run is its residual norm.
+        steps: (P,) number of steps of each run; fewer than m after a breakdown.
+    """
+
+    def __init__(
+        self,
+        operator: SymmetricOperator,
+        start: torch.Tensor,
+        *,
+        basis: BasisPolicy | None = None,
+        vector_dtype: torch.dtype | None = None,
+        space: VectorSpace | None = None,
+        passes: int = 2,
+    ) -> None:
+        """Begin at `start`.
+
+        Args:
+            operator: The operator H.
+            start: Start vectors, (n,) or (P, n); normalized here.
+            basis: Where the basis is kept; default on the device in the working dtype.
+            vector_dtype: Working dtype; default the operator's, but at least float32.
+            space: Vector space operations; default flat vectors on one device.
+            passes: Gram–Schmidt passes against the basis.
+
+        Raises:
+            UsageError: If `start` does not fit the operator or is zero.
+        """
+        rows = start if start.ndim == 2 else start.unsqueeze(0)
+        if rows.ndim != 2 or rows.shape[1] != operator.dim:
+            raise UsageError(
+                f"start of shape {tuple(start.shape)} does not fit an operator of dimension "
+                f"{operator.dim}; pass ({operator.dim},) or (P, {operator.dim})."
+            )
+        self.operator, self.passes = operator, passes
+        self.space: VectorSpace = space or DenseSpace()
+        self.policy = basis or BasisPolicy()
+        if vector_dtype is None:
+            vector_dtype = operator.dtype if operator.dtype.itemsize >= 4 else torch.float32
+        self.vector_dtype = vector_dtype
+        self._current = rows.to(operator.device, vector_dtype, copy=True)
+        for row in self._current:
+            norm = self.space.norm(row)
+            if not 0 < float(norm) < float("inf"):
+                raise UsageError("a start vector is zero or not finite; pass unit vectors.")
+            row.div_(norm.to(row.dtype))
+        self._previous = torch.zeros_like(self._current)
+        self._bases = [
+            Basis(operator.dim, self.policy, vector_dtype, operator.device) for _ in rows
+        ]
+        count = rows.shape[0]
+        self.alphas: NDArray[np.float64] = np.zeros((count, 0))
+        self.betas: NDArray[np.float64] = np.zeros((count, 0))
+        self.steps: NDArray[np.int64] = np.zeros(count, dtype=np.int64)
+        self._ended = np.zeros(count, dtype=bool)
+
+    @property
+    def num_steps(self) -> int:
+        """Products made so far with each start vector (P share one call)."""
+        return int(self.alphas.shape[1])
+
+    @property
+    def finished(self) -> bool:
+        """Whether every run has ended, by breakdown or at the full dimension."""
+        return bool(self._ended.all())
+
+    def extend(self, steps: int, *, observe: Observer | None = None) -> Lanczos:
+        """Make up to `steps` further steps and return self.
+
+        Args:
+            steps: Further steps; the total is capped at the dimension.
+            observe: Called as observe(step, Q, HQ) with the step's index from 0, the Lanczos
+                vectors (P, n) and their products (P, n), before anything is subtracted.
+        """
+        steps = min(steps, self.operator.dim - self.num_steps)
+        if steps > 0 and not self.finished:
+            for basis in self._bases:
+                basis.reserve(self.num_steps + steps)
+        last = self.num_steps + steps
+        while self.num_steps < last and not self.finished:
+            self._step(observe)
+        return self
+
+    def _step(self, observe: Observer | None) -> None:
+        index = self.num_steps
+        Q = self._current
+        W = self._product(Q)
+        if observe is not None:
+            observe(index, Q, W)
+        scalars = []
+        for p, basis in enumerate(self._bases):
+            q, w = Q[p], W[p]
+            if index:
+                beta = torch.tensor(self.betas[p, -1], dtype=torch.float64, device=w.device)
+                self.space.axpy(-beta, self._previous[p], w)
+            alpha = self.space.dot(q, w)
+            self.space.axpy(-alpha, q, w)
+            basis.append(q)
+            basis.orthogonalize(w, self.space, self.passes)
+            scalars += [alpha, self.space.norm(w)]
+        values = torch.stack(scalars).view(-1, 2).cpu().numpy()  # the step's one synchronization
+        self._accept(values, W)
+
+    def _product(self, Q: torch.Tensor) -> torch.Tensor:
+        cast = Q.to(self.operator.dtype)
+        if Q.shape[0] == 1:
+            W = self.operator.matvec(cast[0]).unsqueeze(0)
+        else:
+            W = self.operator.matvecs(cast)
+        return W.to(self.vector_dtype)
+
+    def _accept(self, values: NDArray[np.float64], W: torch.Tensor) -> None:
+        alphas, betas = values[:, 0].copy(), values[:, 1].copy()
+        running = ~self._ended
+        if not np.isfinite(values[running]).all():
+            raise NumericalError(
+                f"the product of Lanczos step {self.num_steps + 1} is not finite; the loss or its "
+                "derivatives overflow at this checkpoint: try dtype=float64, or check the weights."
+            )
+        alphas[self._ended] = 0.0
+        betas[self._ended] = 0.0
+        self.alphas = np.column_stack([self.alphas, alphas])
+        self.betas = np.column_stack([self.betas, betas])
+        self.steps[running] += 1
+        self._previous = self._current
+        self._current = W
+        for p in np.flatnonzero(running):
+            broken = betas[p] <= self._breakdown_threshold(int(p))
+            self._ended[p] = broken or self.steps[p] == self.operator.dim
+            W[p].div_(betas[p])
+        for p in np.flatnonzero(self._ended):
+            W[p].zero_()
+
+    def _breakdown_threshold(self, p: int) -> float:
+        if self.operator.product_error is not None:
+            return BREAKDOWN * self.operator.product_error
+        largest = max(float(np.abs(self.alphas[p]).max()), float(self.betas[p].max()))
+        return BREAKDOWN * EPS64 * largest
+
+    def orthogonality_loss(self) -> float:
+        """Return max |QᵀQ − I| over the stored bases; NaN where none is kept."""
+        return max(basis.orthogonality_loss() for basis in self._bases)
+
+    def ritz_vectors(self, coefficients: NDArray[np.float64], p: int = 0) -> torch.Tensor:
+        """Return Q·coefficients as rows (r, n), for coefficients (steps, r) of run `p`."""
+        if self.policy.where == "none":
+            raise UsageError("Ritz vectors need the basis; run with basis='device' or 'host'.")
+        return self._bases[p].combine(torch.from_numpy(np.ascontiguousarray(coefficients)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything needed to continue, as tensors on the CPU and plain values."""
+        return {
+            "alphas": torch.from_numpy(self.alphas.copy()),
+            "betas": torch.from_numpy(self.betas.copy()),
+            "steps": torch.from_numpy(self.steps.copy()),
+            "ended": torch.from_numpy(self._ended.copy()),
+            "current": self._current.cpu().clone(),
+            "previous": self._previous.cpu().clone(),
+            "bases": [basis.rows().cpu().clone() for basis in self._bases],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a state saved by a run on the same operator with the same policy.
+
+        Raises:
+            UsageError: If the state belongs to vectors of another shape or policy.
+        """
+        if state["current"].shape != self._current.shape:
+            raise UsageError(
+                f"the saved state holds vectors {tuple(state['current'].shape)}, this run has "
+                f"{tuple(self._current.shape)}; continue on the same operator and probes."
+            )
+        stored = [rows.shape[0] for rows in state["bases"]]
+        keeps = self.policy.where != "none"
+        if any(count != (state["alphas"].shape[1] if keeps else 0) for count in stored):
+            raise UsageError(
+                f"the saved state was run with another basis policy than "
+                f"{self.policy.describe()!r}; continue with the same one."
+            )
+        self.alphas, self.betas = state["alphas"].numpy().copy(), state["betas"].numpy().copy()
+        self.steps, self._ended = state["steps"].numpy().copy(), state["ended"].numpy().copy()
+        self._current = state["current"].to(self._current, copy=True)
+        self._previous = state["previous"].to(self._previous, copy=True)
+        for basis, rows in zip(self._bases, state["bases"], strict=True):
+            basis.load(rows)

@@ -1,0 +1,36 @@
+"""From Lanczos coefficients to numbers with errors: quadrature, bounds, functionals (no torch)."""
+
+from spectra.quadrature.density import density, log_density
+from spectra.quadrature.estimates import Estimate
+from spectra.quadrature.extremes import extremes
+from spectra.quadrature.gauss import GaussRule, gauss_rule
+from spectra.quadrature.mass import cdf, mass, node_sum
+from spectra.quadrature.measure import Measure, Run, as_runs
+from spectra.quadrature.moments import moment
+from spectra.quadrature.outliers import find_outliers, pooled_outliers
+from spectra.quadrature.quantiles import quantile
+from spectra.quadrature.radau import RadauMasses, radau_masses, radau_rule
+from spectra.quadrature.summary import summarize
+
+__all__ = [
+    "Estimate",
+    "GaussRule",
+    "Measure",
+    "RadauMasses",
+    "Run",
+    "as_runs",
+    "cdf",
+    "density",
+    "extremes",
+    "find_outliers",
+    "gauss_rule",
+    "log_density",
+    "mass",
+    "moment",
+    "node_sum",
+    "pooled_outliers",
+    "quantile",
+    "radau_masses",
+    "radau_rule",
+    "summarize",
+]

@@ -1,0 +1,97 @@
+"""Extreme eigenvalues, with an inner bound that is certain and an outer one that is probable.
+
+*Inner.* Ritz values lie inside [λmin, λmax] (Courant–Fischer), so λmax ≥ θ_m − δ. The residual
+β_m|e_mᵀy| places an eigenvalue within that distance of θ_m; it does not exclude a larger one.
+
+*Outer.* If λmax were above x, the probe would give the half-line above x the mass (v·u)² at least,
+which is Beta(½, (n − 1)/2) distributed for a spherical probe. A run shows that this mass is at
+most 1 − L(x), L the sharp lower bound of its distribution function. With P independent probes of
+one operator all P masses must be that small at once. Hence, with probability at least 1 − η,
+λmax ≤ x + δ for the smallest x at which max_p (1 − L_p(x)) falls below the q with
+Beta.cdf(q)^P = η.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import scipy.stats
+
+from spectra.quadrature.estimates import (
+    CONFIDENCE,
+    Estimate,
+    check_confidence,
+    check_scope,
+    student_halfwidth,
+)
+from spectra.quadrature.measure import Measure, Run, require_spherical
+from spectra.quadrature.radau import radau_masses
+
+
+def extremes(
+    measure: Measure, *, scope: str = "batches", confidence: float = CONFIDENCE
+) -> tuple[Estimate, Estimate]:
+    """Return λmin and λmax, each the mean over operators of that operator's extreme eigenvalue.
+
+    `value` is the mean Ritz value, `stderr` the standard error over batches (0 for one batch).
+    Masked coordinates are eigenvalues 0 and take part.
+    """
+    require_spherical(measure, "the outer bound of an extreme eigenvalue")
+    check_confidence(confidence)
+    check_scope(scope, measure.num_batches)
+    return _extreme(measure, -1, scope, confidence), _extreme(measure, +1, scope, confidence)
+
+
+def _extreme(measure: Measure, side: int, scope: str, confidence: float) -> Estimate:
+    """`side` = +1 for λmax; −1 for λmin, which is −λmax of the negated operator."""
+    inner, outer, residuals = [], [], []
+    for row in measure.runs:
+        mirrored = [Run(side * run.alphas, run.betas) for run in row]
+        best = max(mirrored, key=lambda run: float(run.rule.nodes[-1]))
+        top = float(best.rule.nodes[-1])
+        bound = _outer(mirrored, measure.dim_unmasked, 1 - confidence) + measure.delta
+        if measure.masked_fraction > 0:
+            top, bound = max(top, 0.0), max(bound, 0.0)
+        inner.append(top)
+        outer.append(bound)
+        residuals.append(float(best.rule.residuals[-1]))
+    value, far = np.array(inner), np.array(outer)
+    near = value - measure.delta
+    stderr = float(value.std(ddof=1)) / math.sqrt(value.size) if value.size > 1 else 0.0
+    low, high = float(near.mean()), float(far.mean())
+    if scope == "population":
+        low -= student_halfwidth(near, confidence)
+        high += student_halfwidth(far, confidence)
+    ends = sorted((side * low, side * high))
+    note = f"nearest eigenvalue within {max(residuals) + measure.delta:.2g} of the Ritz value"
+    return Estimate(
+        side * float(value.mean()), stderr, ends[0], ends[1], scope, confidence, note=note
+    )
+
+
+def _outer(runs: list[Run], dim: int, risk: float) -> float:
+    """Return the smallest x at which an eigenvalue beyond x is excluded at the given risk."""
+    if dim == 1:
+        return float(runs[0].rule.nodes[-1])
+    quantile = float(scipy.stats.beta.ppf(risk ** (1 / len(runs)), 0.5, (dim - 1) / 2))
+
+    def excluded(x: float) -> bool:
+        masses = [radau_masses(run.alphas, run.betas, x) for run in runs]
+        return max(float(m.at[0] + m.above[0]) for m in masses) < quantile
+
+    inside = max(float(run.rule.nodes[-1]) for run in runs)
+    spread = max(float(run.rule.nodes[-1] - run.rule.nodes[0]) for run in runs)
+    step = max(spread, abs(inside), float(np.finfo(float).tiny)) * 1e-12
+    outside = inside + step
+    while not excluded(outside):
+        step *= 4
+        if not math.isfinite(step):
+            return math.inf
+        inside, outside = outside, outside + step
+    for _ in range(60):
+        middle = (inside + outside) / 2
+        if outside - inside <= 1e-3 * step or not inside < middle < outside:
+            break
+        inside, outside = (inside, middle) if excluded(middle) else (middle, outside)
+    return outside

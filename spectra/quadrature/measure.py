@@ -1,0 +1,148 @@
+"""The spectral measure that a set of Lanczos runs has seen, and its distribution function.
+
+A `Measure` holds the Jacobi coefficients of every finished probe on every operator, and the facts
+that turn them into statements about a spectrum: the dimension n, the dimension n_u that probes live
+in (masked coordinates contribute exact zeros and are added exactly, not sampled), and δ, the
+absolute error of one product.
+
+With products wrong by δ the coefficients are those of an operator whose eigenvalues differ by at
+most δ (Weyl), so every bound is evaluated at x ± δ and no interval narrower than δ is reportable.
+Lost orthogonality widens the bounds and does not break them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spectra.errors import UsageError
+from spectra.quadrature.gauss import Floats, GaussRule, gauss_rule
+from spectra.quadrature.radau import RadauMasses, radau_masses
+
+ROUNDING_UNITS = 64.0  # of float64 machine epsilon times ‖T‖: the floor of δ
+
+
+@dataclass(frozen=True)
+class Run:
+    """The Lanczos coefficients of one finished probe: alphas (m,), betas (m,), β_m included."""
+
+    alphas: Floats
+    betas: Floats
+
+    @cached_property
+    def rule(self) -> GaussRule:
+        """The Gauss rule of this run."""
+        return gauss_rule(self.alphas, self.betas)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Finished probes of B operators; `runs[b]` lists those of operator b (never empty)."""
+
+    runs: tuple[tuple[Run, ...], ...]
+    dim: int
+    dim_unmasked: int
+    product_error: float = 0.0
+    spherical: bool = True
+    _cache: dict[float, list[list[RadauMasses]]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+
+    def __post_init__(self) -> None:
+        if not self.runs or not all(self.runs):
+            raise UsageError("no finished probe to read a spectrum from; run at least one.")
+
+    @property
+    def num_batches(self) -> int:
+        """Number of operators B."""
+        return len(self.runs)
+
+    @property
+    def num_runs(self) -> int:
+        """Number of probes over all operators."""
+        return sum(len(row) for row in self.runs)
+
+    @property
+    def masked_fraction(self) -> float:
+        """Share of coordinates that are masked: exact zero eigenvalues."""
+        return 1.0 - self.dim_unmasked / self.dim
+
+    @cached_property
+    def span(self) -> tuple[float, float]:
+        """Smallest and largest Ritz value over all runs."""
+        rules = [run.rule.nodes for row in self.runs for run in row]
+        return min(float(r[0]) for r in rules), max(float(r[-1]) for r in rules)
+
+    @cached_property
+    def delta(self) -> float:
+        """Absolute error δ of one product, at least the rounding of float64 recurrences."""
+        scale = max(abs(self.span[0]), abs(self.span[1]))
+        return max(self.product_error, ROUNDING_UNITS * float(np.finfo(float).eps) * scale)
+
+    @cached_property
+    def steps(self) -> int:
+        """Fewest Lanczos steps of any finished probe."""
+        return min(run.alphas.size for row in self.runs for run in row)
+
+    def per_run(self, function: Callable[[Run], float]) -> list[list[float]]:
+        """Return `function` of every run, by operator."""
+        return [[function(run) for run in row] for row in self.runs]
+
+    def radau(self, x: float) -> list[list[RadauMasses]]:
+        """Return the sharp bounds of every run at `x`; the last few points asked for are kept."""
+        if x not in self._cache:
+            if len(self._cache) >= 512:
+                self._cache.clear()
+            self._cache[x] = [
+                [radau_masses(r.alphas, r.betas, x) for r in row] for row in self.runs
+            ]
+        return self._cache[x]
+
+    def cdf_lower(self, x: float) -> list[list[float]]:
+        """Return lower bounds of each run's Ψ_v(x−) on the unmasked block, δ included."""
+        return [[float(m.lower[0]) for m in row] for row in self.radau(x - self.delta)]
+
+    def cdf_upper(self, x: float) -> list[list[float]]:
+        """Return upper bounds of each run's Ψ_v(x) on the unmasked block, δ included."""
+        return [[float(m.upper[0]) for m in row] for row in self.radau(x + self.delta)]
+
+    def nodes_and_weights(self) -> list[tuple[Floats, Floats]]:
+        """Return, for each run, nodes and weights of the whole spectrum, masked zeros included."""
+        share = self.dim_unmasked / self.dim
+        pairs = []
+        for row in self.runs:
+            for run in row:
+                nodes, weights = run.rule.nodes, share * run.rule.weights
+                if share < 1:
+                    nodes, weights = np.append(nodes, 0.0), np.append(weights, 1 - share)
+                pairs.append((nodes, weights))
+        return pairs
+
+
+def require_spherical(measure: Measure, what: str) -> None:
+    """Raise UsageError if the probes do not allow a statement about the distribution function."""
+    if not measure.spherical:
+        raise UsageError(
+            f"{what} needs probes uniform on the sphere; this run used Rademacher probes, which "
+            "serve traces only: estimate again with probe_kind='sphere'."
+        )
+
+
+def as_runs(
+    alphas: NDArray[np.float64], betas: NDArray[np.float64], steps: NDArray[np.int64]
+) -> tuple[tuple[Run, ...], ...]:
+    """Return the finished probes of padded arrays (B, P, M) and counts (B, P), by operator."""
+    rows = []
+    for b in range(steps.shape[0]):
+        row = tuple(
+            Run(alphas[b, p, :m].copy(), betas[b, p, :m].copy())
+            for p, m in enumerate(steps[b].tolist())
+            if m > 0
+        )
+        if row:
+            rows.append(row)
+    return tuple(rows)

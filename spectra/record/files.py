@@ -1,0 +1,189 @@
+"""Records on disk: one directory with `spectrum.npz` and `spectrum.json`.
+
+`spectrum.npz` (no pickles) holds the arrays and, as UTF-8 bytes, the metadata, so that one atomic
+replacement moves the whole record from one state to the next: a process killed at any instant
+leaves the previous record or the new one. `spectrum.json` is the same metadata for people and grep,
+written second; where the two differ the npz is right.
+
+Every file is written under a temporary name in the same directory, flushed to the disk and renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import os
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spectra.errors import RecordError
+from spectra.record.spectrum import SCHEMA, Spectrum
+
+ARRAYS = "spectrum.npz"
+METADATA = "spectrum.json"
+FLOATS = ("alphas", "betas", "losses", "grad_norms")
+INTEGERS = ("steps", "tokens")
+LARGEST = 1 << 31  # bytes of one array; a record is megabytes
+
+
+def save(spectrum: Spectrum, directory: Path) -> Path:
+    """Write `spectrum` into `directory` (created if absent) and return the directory.
+
+    Raises:
+        RecordError: If the directory cannot be written.
+    """
+    text = json.dumps(_plain(spectrum.metadata), indent=1, ensure_ascii=False, allow_nan=False)
+    arrays: dict[str, NDArray[Any]] = {
+        name: np.asarray(getattr(spectrum, name)) for name in (*FLOATS, *INTEGERS)
+    }
+    arrays |= {"nodes": spectrum.nodes, "weights": spectrum.weights}
+    arrays["metadata"] = np.frombuffer(text.encode(), dtype=np.uint8)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        write_atomically(directory / ARRAYS, buffer.getvalue())
+        write_atomically(directory / METADATA, (text + "\n").encode())
+    except OSError as error:
+        raise RecordError(
+            f"the record {str(directory)!r} cannot be written: {error.strerror}; what was saved "
+            "before is untouched: choose another --output or free the disk, and resume."
+        ) from None
+    return directory
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`: temporary name, flush to disk, rename, flush the directory."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as handle:
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def exists(directory: Path) -> bool:
+    """Whether `directory` holds a record."""
+    return (directory / ARRAYS).is_file()
+
+
+def load(path: str | Path) -> Spectrum:
+    """Return the record in the directory `path` (or whose `spectrum.npz` is `path`).
+
+    Raises:
+        RecordError: If it is missing, damaged, or of a schema this version does not know.
+    """
+    place = Path(path)
+    file = place / ARRAYS if place.is_dir() else place
+    if file.name == METADATA:
+        file = file.with_name(ARRAYS)
+    if not file.is_file():
+        raise RecordError(
+            f"{str(path)!r} holds no record ({ARRAYS} is missing); pass the directory that "
+            "`spectra estimate --output` wrote."
+        )
+    try:
+        return _read(file)
+    except RecordError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error,
+            NotImplementedError, RecursionError, MemoryError) as error:  # fmt: skip
+        raise RecordError(
+            f"the record {str(file)!r} is damaged ({type(error).__name__}: {error}); restore it or "
+            "estimate again."
+        ) from None
+
+
+def _read(file: Path) -> Spectrum:
+    with zipfile.ZipFile(file) as archive:
+        for entry in archive.infolist():
+            if entry.file_size > LARGEST:
+                raise RecordError(
+                    f"the record {str(file)!r} holds an array of {entry.file_size:,} bytes; no "
+                    "record is that large: it was not written by Spectra."
+                )
+    with np.load(file, allow_pickle=False) as arrays:
+        metadata = json.loads(arrays["metadata"].tobytes().decode())
+        floats = {name: arrays[name].astype(np.float64) for name in FLOATS}
+        integers = {name: arrays[name].astype(np.int64) for name in INTEGERS}
+    metadata = upgrade(metadata, str(file))
+    _check_shapes(floats | integers, metadata)
+    return Spectrum(**floats, **integers, metadata=metadata)
+
+
+def upgrade(metadata: Any, where: str) -> dict[str, Any]:
+    """Return metadata of the present schema, patched from older ones.
+
+    Raises:
+        RecordError: If the schema is unknown.
+    """
+    if not isinstance(metadata, dict) or metadata.get("schema") != SCHEMA:
+        found = metadata.get("schema") if isinstance(metadata, dict) else None
+        raise RecordError(
+            f"the record {where!r} has schema {found!r}, this version reads {SCHEMA}; upgrade "
+            "Spectra, or estimate again."
+        )
+    return metadata
+
+
+def _check_shapes(arrays: dict[str, NDArray[Any]], metadata: dict[str, Any]) -> None:
+    batches, probes, length = arrays["alphas"].shape
+    expected = {
+        "betas": (batches, probes, length),
+        "steps": (batches, probes),
+        "losses": (batches,),
+        "grad_norms": (batches,),
+        "tokens": (batches,),
+    }
+    for name, shape in expected.items():
+        if arrays[name].shape != shape:
+            raise ValueError(f"{name} has shape {arrays[name].shape}, expected {shape}")
+    steps = arrays["steps"]
+    if steps.size and not (steps.min() >= 0 and steps.max() <= length):
+        raise ValueError("steps are out of range")
+    if not np.isfinite(arrays["alphas"]).all() or not np.isfinite(arrays["betas"]).all():
+        raise ValueError("coefficients are not finite")
+    if (arrays["betas"] < 0).any():
+        raise ValueError("an off-diagonal coefficient is negative")
+    dim, unmasked = int(metadata["dim"]), int(metadata.get("dim_unmasked", metadata["dim"]))
+    if not 1 <= unmasked <= dim or (steps.size and steps.max() > unmasked):
+        raise ValueError(f"dimensions {dim} and {unmasked} do not fit the steps")
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        while piece := handle.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Return `value` in JSON's own types; what is not finite becomes null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (bool, str)) or value is None:
+        return value
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    return str(value)

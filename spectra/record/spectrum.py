@@ -1,0 +1,131 @@
+"""`Spectrum`: one run's Lanczos coefficients with everything needed to read them later.
+
+The quadrature is what is kept; densities, masses and bounds are derived from it on demand, because
+bandwidths and thresholds are a matter of taste and change. Arrays are indexed (batch, probe, step)
+and padded with zeros past `steps[batch, probe]`; a probe that has not run yet has 0 steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spectra import quadrature
+from spectra.quadrature import Estimate, Measure
+from spectra.quadrature.gauss import Floats
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """The spectrum seen by P probes on each of B operators.
+
+    Attributes:
+        alphas: Diagonals of the Jacobi matrices, (B, P, M) float64.
+        betas: Off-diagonals, the last one of each run included, (B, P, M) float64.
+        steps: Lanczos steps of each finished probe, (B, P) int64; 0 where none has run.
+        losses: Loss of each batch, (B,), NaN before its first probe.
+        grad_norms: Norm of the gradient over the selected parameters, (B,).
+        tokens: Predictions that count in each batch, (B,) int64.
+        metadata: The JSON side of the record (see the README, "Record").
+    """
+
+    alphas: NDArray[np.float64]
+    betas: NDArray[np.float64]
+    steps: NDArray[np.int64]
+    losses: NDArray[np.float64]
+    grad_norms: NDArray[np.float64]
+    tokens: NDArray[np.int64]
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def measure(self) -> Measure:
+        """The finished probes as a spectral measure.
+
+        Raises:
+            UsageError: If no probe has finished.
+        """
+        checks, estimator = self.metadata.get("checks", {}), self.metadata.get("estimator", {})
+        dim = int(self.metadata["dim"])
+        return Measure(
+            runs=quadrature.as_runs(self.alphas, self.betas, self.steps),
+            dim=dim,
+            dim_unmasked=int(self.metadata.get("dim_unmasked", dim)),
+            product_error=float(checks.get("product_error") or 0.0),
+            spherical=estimator.get("probe_kind", "sphere") == "sphere",
+        )
+
+    @property
+    def finished(self) -> int:
+        """Number of probes that have run, over all batches."""
+        return int((self.steps > 0).sum())
+
+    @property
+    def complete(self) -> bool:
+        """Whether every planned probe has run."""
+        return bool((self.steps > 0).all())
+
+    @cached_property
+    def nodes(self) -> NDArray[np.float64]:
+        """Gauss nodes (Ritz values), (B, P, M), zero past `steps`."""
+        return self._rules[0]
+
+    @cached_property
+    def weights(self) -> NDArray[np.float64]:
+        """Gauss weights, (B, P, M), zero past `steps`; those of a run sum to 1."""
+        return self._rules[1]
+
+    @cached_property
+    def _rules(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        nodes, weights = np.zeros_like(self.alphas), np.zeros_like(self.alphas)
+        for b, p in np.argwhere(self.steps > 0):
+            m = int(self.steps[b, p])
+            rule = quadrature.gauss_rule(self.alphas[b, p, :m], self.betas[b, p, :m])
+            nodes[b, p, :m], weights[b, p, :m] = rule.nodes, rule.weights
+        return nodes, weights
+
+    def mass(
+        self, a: float, b: float, *, closed: bool = True, scope: str = "batches", **options: Any
+    ) -> Estimate:
+        """Return the share of eigenvalues in [a, b]; see `spectra.quadrature.mass`."""
+        return quadrature.mass(self.measure, a, b, closed=closed, scope=scope, **options)
+
+    def cdf(self, x: float, **options: Any) -> Estimate:
+        """Return the share of eigenvalues ≤ x; see `spectra.quadrature.cdf`."""
+        return quadrature.cdf(self.measure, x, **options)
+
+    def quantile(self, p: float, **options: Any) -> Estimate:
+        """Return the p-quantile of λ, or of |λ| with `magnitude=True`."""
+        return quadrature.quantile(self.measure, p, **options)
+
+    def moment(self, power: int, **options: Any) -> Estimate:
+        """Return the mean of λ^power: tr(H)/n for 1, tr(H²)/n for 2."""
+        return quadrature.moment(self.measure, power, **options)
+
+    def extremes(self, **options: Any) -> tuple[Estimate, Estimate]:
+        """Return λmin and λmax."""
+        return quadrature.extremes(self.measure, **options)
+
+    def density(self, grid: Floats, **options: Any) -> Floats:
+        """Return the smoothed density at `grid`, (G,), per unit of λ."""
+        return quadrature.density(self.measure, grid, **options)
+
+    def log_density(self, grid: Floats, **options: Any) -> Floats:
+        """Return the smoothed density of log₁₀|λ| at `grid` (values of log₁₀|λ|), (G,)."""
+        return quadrature.log_density(self.measure, grid, **options)
+
+    def outliers(self) -> list[tuple[float, int]]:
+        """Return (value, multiplicity) of the isolated eigenvalues of the first operator."""
+        return quadrature.pooled_outliers(self.measure)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the record to the directory `path`; see `spectra.record.files`."""
+        from spectra.record.files import save
+
+        return save(self, Path(path))

@@ -1,0 +1,1 @@
+"""The built-in model; `make` trains it, `model/` holds it."""
