@@ -1,10 +1,11 @@
 """Documents -> one stream of token ids -> blocks of `seq_len` -> batches.
 
 Documents are tokenized without special tokens and joined, with the tokenizer's end-of-text token
-between them where it has one. The stream is cut into consecutive blocks of exactly `seq_len`
-tokens; the rest is dropped. Labels equal the inputs (the loss shifts them), so a block of T tokens
-carries T − 1 predictions. `sha256` is over the token ids actually used: equal hashes mean equal
-data, whatever files or tokenizer they came from.
+between them where it has one; empty ones are passed over. A long document comes in pieces that are
+tokenized one by one, so that no more of it is read than is used. The stream is cut into consecutive
+blocks of exactly `seq_len` tokens; the rest is dropped. Labels equal the inputs (the loss shifts
+them), so a block of T tokens carries T − 1 predictions. `sha256` is over the token ids actually
+used: equal hashes mean equal data, whatever files or tokenizer they came from.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from spectra.data.sources import Document, open_source
+from spectra.data.sources import Source, open_source
 from spectra.errors import DataError, UsageError
 
 IGNORED = -100  # a label that does not count, as everywhere in transformers
@@ -113,11 +114,13 @@ def token_batches(
         ("batch_size", batch_size, 1),
         ("num_batches", num_batches, 1),
     ):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise UsageError(f"{name}={value!r} is not a whole number; pass at least {least}.")
         if value < least:
             raise UsageError(f"{name}={value} is too small; pass at least {least}.")
     opened = open_source(source)
     need = num_batches * batch_size * seq_len
-    ids = _take(_token_stream(opened.documents, tokenizer, str(source)), need)
+    ids = _take(_token_stream(opened, tokenizer), need)
     _check_enough(len(ids), need, opened.name, seq_len, batch_size, num_batches)
     _check_vocabulary(ids, vocab_size, opened.name)
     blocks = torch.from_numpy(ids).view(num_batches, batch_size, seq_len)
@@ -125,23 +128,28 @@ def token_batches(
     return TokenBatches(batches, opened.name, seq_len, batch_size)
 
 
-def _token_stream(
-    documents: Iterator[Document], tokenizer: Any, source: str
-) -> Iterator[NDArray[np.int64]]:
+def _token_stream(source: Source, tokenizer: Any) -> Iterator[NDArray[np.int64]]:
     separator = getattr(tokenizer, "eos_token_id", None)
-    for number, document in enumerate(documents):
-        if number and separator is not None:
-            yield np.array([separator], dtype=np.int64)
-        if not isinstance(document, str):
-            yield document
-            continue
-        if tokenizer is None:
-            raise DataError(
-                f"data={source!r} is text and the checkpoint has no tokenizer; pass --tokenizer, "
-                "or token ids as .npy or .jsonl with `input_ids`."
-            )
-        encoded = tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"]
-        yield np.asarray(encoded, dtype=np.int64)
+    begun = False
+    for document in source.documents:
+        fresh = True
+        for piece in document:
+            if len(piece) == 0:
+                continue
+            if fresh and begun and separator is not None:
+                yield np.array([separator], dtype=np.int64)
+            fresh, begun = False, True
+            yield piece if not isinstance(piece, str) else _tokenize(piece, tokenizer, source.name)
+
+
+def _tokenize(text: str, tokenizer: Any, name: str) -> NDArray[np.int64]:
+    if tokenizer is None:
+        raise DataError(
+            f"data={name!r} is text and the checkpoint has no tokenizer; pass --tokenizer, or "
+            "token ids as .npy or .jsonl with `input_ids`."
+        )
+    encoded = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return np.asarray(encoded, dtype=np.int64)
 
 
 def _take(stream: Iterator[NDArray[np.int64]], need: int) -> NDArray[np.int64]:
@@ -174,10 +182,10 @@ def _check_enough(
 
 def _check_vocabulary(ids: NDArray[np.int64], vocab_size: int | None, name: str) -> None:
     low, high = int(ids.min()), int(ids.max())
-    if low < 0 or (vocab_size is not None and high >= vocab_size):
-        wrong = low if low < 0 else high
-        limit = "0" if vocab_size is None else f"0 to {vocab_size - 1:,}"
+    if low < 0:
+        raise DataError(f"{name} holds the token id {low}; ids are not negative.")
+    if vocab_size is not None and high >= vocab_size:
         raise DataError(
-            f"{name} holds the token id {wrong}, outside the model's vocabulary ({limit}); use the "
-            "checkpoint's own tokenizer."
+            f"{name} holds the token id {high}, outside the model's vocabulary (0 to "
+            f"{vocab_size - 1:,}); use the checkpoint's own tokenizer."
         )

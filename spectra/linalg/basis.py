@@ -114,12 +114,13 @@ class Basis:
         return tile.to(self.work_device, self.work_dtype, non_blocking=self._pinned)
 
     def combine(self, coefficients: torch.Tensor) -> torch.Tensor:
-        """Return Σ_j coefficients[j, :] ⊗ q_j for coefficients (size, r), as (r, n)."""
-        rows = self._rows[: self.size]
+        """Return Σ_j coefficients[j, :] ⊗ q_j for coefficients (k, r), k ≤ size, as (r, n)."""
+        size = coefficients.shape[0]
+        rows = self._rows[:size]
         result = torch.empty(
             coefficients.shape[1], self.dim, dtype=self.work_dtype, device=self.work_device
         )
-        width = self.dim if self.is_plain else max(1, TILE // self.size)
+        width = self.dim if self.is_plain else max(1, TILE // size)
         weights = (coefficients / self._scale).to(self.work_device, self.work_dtype)
         start = 0
         for tile in rows.split(width, dim=1):
@@ -127,17 +128,18 @@ class Basis:
             start += tile.shape[1]
         return result
 
-    def orthogonality_loss(self) -> float:
-        """Return max |QᵀQ − I| over the stored vectors."""
-        if self.size == 0:
+    def orthogonality_loss(self, count: int | None = None) -> float:
+        """Return max |QᵀQ − I| over the first `count` stored vectors (default: all)."""
+        size = self.size if count is None else min(count, self.size)
+        if size == 0:
             return float("nan")
-        rows = self._rows[: self.size]
-        gram = torch.zeros(self.size, self.size, dtype=torch.float64)
-        for tile in rows.split(max(1, TILE // self.size), dim=1):
+        rows = self._rows[:size]
+        gram = torch.zeros(size, size, dtype=torch.float64)
+        for tile in rows.split(max(1, TILE // size), dim=1):
             wide = tile.double()
             gram += (wide @ wide.T).cpu()
         gram /= self._scale**2
-        return float((gram - torch.eye(self.size, dtype=torch.float64)).abs().max())
+        return float((gram - torch.eye(size, dtype=torch.float64)).abs().max())
 
     def rows(self) -> torch.Tensor:
         """Return the stored vectors as they are stored, (size, n)."""

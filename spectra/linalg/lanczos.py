@@ -185,7 +185,11 @@ class Lanczos:
 
     def orthogonality_loss(self) -> float:
         """Return max |QᵀQ − I| over the stored bases; NaN where none is kept."""
-        return max(basis.orthogonality_loss() for basis in self._bases)
+        losses = [
+            basis.orthogonality_loss(int(steps))
+            for basis, steps in zip(self._bases, self.steps, strict=True)
+        ]
+        return max(losses)
 
     def ritz_vectors(self, coefficients: NDArray[np.float64], p: int = 0) -> torch.Tensor:
         """Return Q·coefficients as rows (r, n), for coefficients (steps, r) of run `p`."""

@@ -132,4 +132,4 @@ class _Callable(SymmetricOperator):
                 f"the product returned shape {tuple(result.shape)} for a vector of "
                 f"{tuple(v.shape)}; a matvec maps (n,) to (n,)."
             )
-        return result.clone()  # it may be v itself, or a buffer the callable uses again
+        return result.detach().clone()  # it may be v itself, or a buffer the callable uses again

@@ -18,6 +18,8 @@ import torch
 
 from spectra.errors import UsageError
 
+WORD = 1 << 32
+
 ProbeKind = Literal["sphere", "rademacher"]
 
 
@@ -36,7 +38,7 @@ def probe(
 
     Args:
         dim: Length of the vector.
-        seed: The run's seed, a non-negative integer.
+        seed: The run's seed, an integer from 0 to 2³² − 1.
         batch: Index of the operator.
         probe: Index of the probe on that operator.
         kind: "sphere" or "rademacher".
@@ -47,8 +49,9 @@ def probe(
     """
     if kind not in ("sphere", "rademacher"):
         raise UsageError(f"probe kind {kind!r} is not known; pass 'sphere' or 'rademacher'.")
-    if min(seed, batch, probe) < 0:
-        raise UsageError(f"seed={seed} is negative; pass a non-negative integer.")
+    for name, value in (("seed", seed), ("batch", batch), ("probe", probe)):
+        if not 0 <= value < WORD:  # a longer integer takes two words and could be another triple
+            raise UsageError(f"{name}={value} is out of range; pass an integer from 0 to 2³² − 1.")
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, batch, probe])))
     draw = np.float64 if dtype == torch.float64 else np.float32
     if kind == "sphere":

@@ -9,8 +9,9 @@ interval with k of n eigenvalues is Beta(k/2, (n − k)/2): mean F = k/n, varian
 
     mean L − h  ≤  F  ≤  mean U + h,      h = √(ln(2/η) / ((n + 2)P)),
 
-a finite-sample statement, valid for P = 1, that estimates no variance. For all x at once, or an
-interval chosen after looking, η is divided by n (union over the n steps of the CDF).
+a finite-sample statement, valid for P = 1, that estimates no variance. For all intervals at once,
+or one chosen after looking, η is divided by N(N + 1)/2: the mean of B distribution functions of n
+steps each has N = nB jumps at most, and an interval is told by its first and last.
 
 *The population over data* (B ≥ 3 batches, drawn alike): mean_b L_b − t s_L/√B and
 mean_b U_b + t s_U/√B with Student's t at B − 1 degrees and 1 − η/2.
@@ -87,10 +88,16 @@ def check_scope(scope: str, batches: int) -> None:
         )
 
 
-def probe_halfwidth(dim: int, probes: int, confidence: float, *, simultaneous: bool) -> float:
-    """Return h = √(ln(2/η)/((n + 2)P)), with ln(2n/η) if all x are asked for at once."""
-    events = 2.0 * dim if simultaneous else 2.0
-    return math.sqrt(math.log(events / (1 - confidence)) / ((dim + 2) * probes))
+def probe_halfwidth(
+    dim: int, probes: int, confidence: float, *, simultaneous: bool = False, events: float = 0.0
+) -> float:
+    """Return h = √(ln(2E/η)/((n + 2)P)), E masses asked for at once.
+
+    E is `events` where given; else n, the jumps of one operator's distribution function, if
+    `simultaneous`; else 1. The mean of B distribution functions has nB jumps.
+    """
+    count = events or (float(dim) if simultaneous else 1.0)
+    return math.sqrt(math.log(2 * count / (1 - confidence)) / ((dim + 2) * probes))
 
 
 def student_halfwidth(values: Floats, confidence: float) -> float:

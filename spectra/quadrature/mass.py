@@ -50,7 +50,7 @@ def mass(
         scope: "batches" or "population".
         confidence: Of the interval.
         simultaneous: Whether the interval must hold for all (a, b) at once, or for ends chosen
-            after looking.
+            after looking; with scope "batches" only, where the spectra are finite sets.
 
     Raises:
         UsageError: If the ends are out of order, nearer than the product error δ resolves, the
@@ -59,6 +59,11 @@ def mass(
     require_spherical(measure, "the mass of an interval")
     check_confidence(confidence)
     check_scope(scope, measure.num_batches)
+    if simultaneous and scope == "population":
+        raise UsageError(
+            "simultaneous=True with scope='population' has no known error: spectra of other data "
+            "may jump anywhere; use scope='batches', or ask for one interval chosen beforehand."
+        )
     if not a <= b:
         raise UsageError(f"the interval [{a:g}, {b:g}] is empty or not a number; pass a ≤ b.")
     measured = measure.product_error
@@ -76,10 +81,10 @@ def mass(
     lower, upper, stderr = _interval(
         measure, batch_means(low), batch_means(high), scope, confidence, simultaneous
     )
-    value = offset + (1 - measure.masked_fraction) * float(
-        (batch_means(low).mean() + batch_means(high).mean()) / 2
-    )
     share = 1 - measure.masked_fraction
+    L, U = float(batch_means(low).mean()), float(batch_means(high).mean())
+    value = offset + share * (L + U) / 2
+    band, random = share * (U - L), share * ((upper - lower) - (U - L))
     lower, upper = max(0.0, offset + share * lower), min(1.0, offset + share * upper)
     return Estimate(
         value=min(max(value, lower), upper),
@@ -89,7 +94,7 @@ def mass(
         scope=scope,
         confidence=confidence,
         node_sum=node_sum(measure, a, b, closed=closed),
-        note=_words(measure, a, b, lower, upper),
+        note=_words(measure, a, b, (lower, upper), band, random, scope),
     )
 
 
@@ -113,12 +118,13 @@ def _interval(
     """Return lower, upper and standard error on the unmasked block from batch means (B,)."""
     middle = (low + high) / 2
     if scope == "population":
-        level = 1 - (1 - confidence) / measure.dim_unmasked if simultaneous else confidence
-        h_low, h_high = student_halfwidth(low, level), student_halfwidth(high, level)
+        h_low, h_high = student_halfwidth(low, confidence), student_halfwidth(high, confidence)
         stderr = float(middle.std(ddof=1)) / math.sqrt(middle.size)
         return float(low.mean()) - h_low, float(high.mean()) + h_high, stderr
     probes = effective_runs(measure)
-    h = probe_halfwidth(measure.dim_unmasked, probes, confidence, simultaneous=simultaneous)
+    jumps = float(measure.dim_unmasked * measure.num_batches)
+    events = jumps * (jumps + 1) / 2 if simultaneous else 1.0
+    h = probe_halfwidth(measure.dim_unmasked, probes, confidence, events=events)
     stderr = fraction_stderr(float(middle.mean()), measure.dim_unmasked, probes)
     return float(low.mean()) - h, float(high.mean()) + h, stderr
 
@@ -146,20 +152,32 @@ def cdf(
     )
 
 
-def resolving_steps(measure: Measure, a: float, b: float, width: float) -> int:
-    """Return about how many steps would bring the band of [a, b] from `width` to 0.1.
+def resolving_steps(measure: Measure, a: float, b: float, band: float, target: float) -> int:
+    """Return about how many steps would bring the resolution band of [a, b] down to `target`.
 
-    In a continuous stretch of the spectrum m steps resolve δx ≈ π √((x − λmin)(λmax − x))/m; an end
-    is resolved once δx is a tenth of the interval, and from there the width falls like 1/m.
+    In a continuous stretch of the spectrum m steps resolve δx ≈ π √((x − λmin)(λmax − x))/m. While
+    δx exceeds the interval the band does not tell what is needed, so δx ≤ (b − a)/2 is asked for;
+    from there the band falls like 1/m, and twice that estimate allows for its slow start. Both
+    err to the safe side where a narrow pile of eigenvalues stands alone.
     """
     low, high = measure.span
-    ends = [x for x in (a, b) if low < x < high]
-    by_width = measure.steps * width / RESOLVED_WIDTH
-    by_scale = max((math.pi * math.sqrt((x - low) * (high - x)) / (b - a) for x in ends), default=0)
-    return min(measure.dim_unmasked, math.ceil(max(by_width, by_scale)))
+    by_width = 2 * measure.steps * band / target
+    reach = max((math.sqrt((x - low) * (high - x)) for x in (a, b) if low < x < high), default=0.0)
+    by_scale = 2 * math.pi * reach / (b - a) if b > a else math.inf
+    return math.ceil(min(measure.dim_unmasked, max(by_width, by_scale)))
 
 
-def _words(measure: Measure, a: float, b: float, lower: float, upper: float) -> str:
+def _words(
+    measure: Measure,
+    a: float,
+    b: float,
+    ends: tuple[float, float],
+    band: float,
+    random: float,
+    scope: str,
+) -> str:
+    """Say that an interval is wide, and whether steps, probes or batches would narrow it."""
+    lower, upper = ends
     if upper - lower <= RESOLVED_WIDTH:
         return ""
     name = f"±{b:.3g}" if a == -b else f"[{a:.3g}, {b:.3g}]"
@@ -167,10 +185,13 @@ def _words(measure: Measure, a: float, b: float, lower: float, upper: float) -> 
         f"mass within {name}: between {lower:.2f} and {upper:.2f}, "
         f"not resolved with {measure.steps} steps"
     )
-    need = resolving_steps(measure, a, b, upper - lower)
-    if need > measure.steps:
-        return f"{text}; about {_round_up(need):,} would"
-    return f"{text}; more probes would" if measure.dim_unmasked < 10_000 else text
+    if random > RESOLVED_WIDTH / 2:
+        more = "batches" if scope == "population" else "probes"
+        return f"{text}: {random:.2f} of it is sampling error, which more {more} would narrow"
+    if a == b:
+        return f"{text}; no number of steps resolves a single point inside a spectrum"
+    need = resolving_steps(measure, a, b, band, RESOLVED_WIDTH - random)
+    return f"{text}; about {_round_up(need):,} would" if need > measure.steps else text
 
 
 def _round_up(steps: int) -> int:

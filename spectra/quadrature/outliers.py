@@ -7,8 +7,8 @@ has converged and stands alone its share is known without any probe: multiplicit
 that the total stays 1.
 
 Copies of a converged Ritz value (ghosts, when orthogonality is not kept) are one cluster. A single
-probe cannot see multiplicity: it is taken as 1 unless the cluster's weights, n·w summed over P
-probes ~ χ²_P, are too large for that, and then as their rounded mean.
+probe cannot see multiplicity: it is taken as 1 unless the cluster's weight, n·w ~ χ²₁, is too
+large for that, and then as n·w rounded.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 With L̄ and Ū the mean bounds of the distribution function and h the probe term, the p-quantile q
 satisfies L̄(q) − h ≤ p ≤ Ū(q) + h with the stated confidence at the one (unknown) point q, so its
 interval is [inf{x : Ū(x) + h ≥ p}, inf{x : L̄(x) − h ≥ p}]. Both functions grow with x and are
-inverted by bisection.
+inverted by bisection between outer bounds of all operators' extreme eigenvalues; of the last
+bracket the outer end is returned, because an atom may sit at the very point where a bound jumps.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from spectra.errors import UsageError
-from spectra.quadrature.estimates import CONFIDENCE, Estimate
-from spectra.quadrature.extremes import extremes
+from spectra.quadrature.estimates import CONFIDENCE, Estimate, check_confidence, check_scope
+from spectra.quadrature.extremes import outer_bounds
 from spectra.quadrature.mass import cdf, mass
-from spectra.quadrature.measure import Measure
+from spectra.quadrature.measure import Measure, require_spherical
 
 BISECTIONS = 40
 
@@ -41,8 +42,11 @@ def quantile(
     """
     if not 0 < p < 1:
         raise UsageError(f"p={p} is not a quantile level; pass a number between 0 and 1.")
-    low_end, high_end = extremes(measure, scope=scope, confidence=confidence)
-    left, right = low_end.lower, high_end.upper
+    require_spherical(measure, "a quantile")
+    check_confidence(confidence)
+    check_scope(scope, measure.num_batches)
+    left = -max(outer_bounds(measure, -1, (1 - confidence) / 2))
+    right = max(outer_bounds(measure, +1, (1 - confidence) / 2))
     narrowest = measure.product_error
     if magnitude:
         left, right = 0.0, max(abs(left), abs(right))
@@ -53,20 +57,20 @@ def quantile(
             return mass(measure, -reach, reach, scope=scope, confidence=confidence)
         return cdf(measure, x, scope=scope, confidence=confidence)
 
-    def invert(reached: Callable[[Estimate], bool]) -> float:
+    def invert(reached: Callable[[Estimate], bool]) -> tuple[float, float]:
         a, b = left, right
         if reached(share(a)):
-            return a
+            return a, a
         for _ in range(BISECTIONS):
             middle = (a + b) / 2
             if not a < middle < b or b - a <= 1e-4 * max(abs(a), abs(b)):
                 break
             a, b = (a, middle) if reached(share(middle)) else (middle, b)
-        return b
+        return a, b
 
-    lower = invert(lambda e: e.upper >= p)
-    upper = invert(lambda e: e.lower >= p)
-    value = min(max(invert(lambda e: e.value >= p), lower), upper)
+    lower = invert(lambda e: e.upper >= p)[0]
+    upper = invert(lambda e: e.lower >= p)[1]
+    value = min(max(invert(lambda e: e.value >= p)[1], lower), upper)
     stderr = 0.0  # the interval is resolution for the greater part; see lower and upper
     name = "quantile of |λ|" if magnitude else "quantile"
     return Estimate(value, stderr, lower, upper, scope, confidence, note=f"{p:g}-{name}")

@@ -80,6 +80,25 @@ def radau_masses(alphas: Floats, betas: Floats, x: NDArray[np.float64] | float) 
     return RadauMasses(below, at, above)
 
 
+def christoffel_number(alphas: Floats, betas: Floats, x: float) -> float:
+    """Return ω(x) = 1/Σ_{k=0..m} p_k(x)² for an `x` outside the Ritz values, in O(m).
+
+    The ratios are p_k/p_{k−1} = −d_k/β_k with the pivots of this module. Outside the Ritz values
+    all pivots have one sign and the recurrence is stable; inside use `radau_masses`.
+    """
+    x = float(x)  # Python floats overflow to infinity in silence, NumPy scalars warn
+    total, term, pivot = 1.0, 1.0, float(alphas[0]) - x
+    for k, beta in enumerate(betas.tolist()):
+        if beta == 0.0 or total > 1e300:
+            return 0.0
+        ratio = pivot / beta
+        term *= ratio * ratio
+        total += term
+        if k + 1 < alphas.size:
+            pivot = float(alphas[k + 1]) - x - beta * (beta / pivot)
+    return 1.0 / total
+
+
 def _pivots(alphas: Floats, betas: Floats, x: Floats) -> tuple[Floats, Integers, Integers]:
     """Return, for each x, the last pivot d_m, the count of negative d_1…d_m, and of d_1…d_{m−1}."""
     largest = max(float(np.abs(alphas).max()), float(betas.max()), np.finfo(float).tiny)

@@ -16,7 +16,6 @@ import json
 import math
 import os
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +100,7 @@ def load(path: str | Path) -> Spectrum:
         return _read(file)
     except RecordError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error,
-            NotImplementedError, RecursionError, MemoryError) as error:  # fmt: skip
+    except Exception as error:  # damaged bytes make zipfile, zlib, lzma, tokenize, … raise anything
         raise RecordError(
             f"the record {str(file)!r} is damaged ({type(error).__name__}: {error}); restore it or "
             "estimate again."

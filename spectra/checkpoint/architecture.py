@@ -1,0 +1,119 @@
+"""config.json -> a transformers configuration of a causal language model, or one clear sentence."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from spectra.checkpoint.locate import Location
+from spectra.checkpoint.quiet import first_line
+from spectra.errors import CheckpointError, nearest
+
+
+def read_json(location: Location) -> dict[str, Any]:
+    """Return config.json as it stands; an empty dict for a GGUF file.
+
+    Raises:
+        CheckpointError: If it is missing or not a JSON object.
+    """
+    if location.config is None:
+        return {}
+    where = f"{str(location.config)!r}"
+    try:
+        config = json.loads(location.config.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{where} does not exist; a checkpoint needs one.") from None
+    except OSError as error:
+        raise CheckpointError(f"{where} cannot be read: {error.strerror}.") from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{where} is not JSON: {first_line(error)}.") from None
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{where} is not a JSON object; copy it again.")
+    if "transformers_weights" in config:
+        raise CheckpointError(
+            f"{where} points to other weight files (`transformers_weights`), which is not "
+            "supported; rename them to model.safetensors and drop the entry."
+        )
+    return config
+
+
+def configuration(location: Location, *, trust_remote_code: bool) -> Any:
+    """Return the transformers configuration, checked to be of a causal language model.
+
+    Raises:
+        CheckpointError: If the architecture is unknown, needs remote code that was not allowed, is
+            no causal language model, or a value in the configuration is impossible.
+    """
+    from transformers import AutoConfig
+
+    raw = read_json(location)
+    remote = bool(raw.get("auto_map"))
+    if location.config is not None:
+        _check_type(location, raw, remote, trust_remote_code)
+    arguments = {"gguf_file": location.weights[0].name} if location.format == "gguf" else {}
+    try:
+        config = AutoConfig.from_pretrained(
+            location.directory,
+            trust_remote_code=trust_remote_code,
+            local_files_only=True,
+            **arguments,
+        )
+    except Exception as error:  # transformers raises what its many readers raise
+        raise CheckpointError(
+            f"ckpt={location.name!r}: its configuration is not accepted: {first_line(error)}."
+        ) from None
+    if not (remote and trust_remote_code):
+        _check_causal(location, config)
+    return config
+
+
+def skeleton(location: Location, config: Any, *, trust_remote_code: bool) -> Any:
+    """Return the model on the meta device: names and shapes, no memory.
+
+    Raises:
+        CheckpointError: If no model can be built from the configuration.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except Exception as error:  # any value of the configuration may be the reason
+        raise CheckpointError(
+            f"ckpt={location.name!r}: no model can be built from its configuration: "
+            f"{first_line(error)}."
+        ) from None
+
+
+def _check_type(location: Location, raw: dict[str, Any], remote: bool, trusted: bool) -> None:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    kind = raw.get("model_type")
+    if isinstance(kind, str) and kind in CONFIG_MAPPING_NAMES:
+        return
+    if remote and trusted:
+        return
+    where = f"ckpt={location.name!r} has model_type={kind!r}"
+    if remote:
+        raise CheckpointError(
+            f"{where}, whose code comes with the checkpoint; read it, then allow it with "
+            "--trust_remote_code."
+        )
+    near = nearest(str(kind), CONFIG_MAPPING_NAMES) or "; name a known one in its config.json."
+    raise CheckpointError(f"{where}, which this transformers does not know{near}")
+
+
+def _check_causal(location: Location, config: Any) -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
+
+    classes: set[str] = set()
+    for entry in KNOWN.values():
+        classes.update([entry] if isinstance(entry, str) else entry)
+    named = [str(name) for name in getattr(config, "architectures", None) or []]
+    if config.model_type not in KNOWN or (named and classes.isdisjoint(named)):
+        what = named[0] if named else f"model_type={config.model_type!r}"
+        raise CheckpointError(
+            f"ckpt={location.name!r} is {what}, which is not a causal language model; only models "
+            "with a next-token loss have the Hessian that is estimated here."
+        )

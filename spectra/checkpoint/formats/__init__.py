@@ -1,0 +1,1 @@
+"""Formats other than those of transformers, one file each."""

@@ -1,0 +1,170 @@
+"""Names, types and shapes of the stored tensors, read without reading the weights.
+
+A safetensors file is: the length N of the header (8 bytes, little-endian), N bytes of JSON
+{name: {dtype, shape, data_offsets: [begin, end]}}, then the data, which ends where the last tensor
+ends. So a truncated file is recognized from its first kilobytes and its size. A pickle is opened
+with torch's restricted loader (`weights_only`) on the meta device.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import struct
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spectra.checkpoint.locate import Location, shorten
+from spectra.checkpoint.quiet import first_line
+from spectra.errors import CheckpointError
+
+HEADER_LIMIT = 100_000_000  # bytes, the format's own limit
+TYPES = {
+    "F64": (torch.float64, 8),
+    "F32": (torch.float32, 4),
+    "F16": (torch.float16, 2),
+    "BF16": (torch.bfloat16, 2),
+    "I64": (torch.int64, 8),
+    "I32": (torch.int32, 4),
+    "I16": (torch.int16, 2),
+    "I8": (torch.int8, 1),
+    "U8": (torch.uint8, 1),
+    "BOOL": (torch.bool, 1),
+    "F8_E4M3": (torch.float8_e4m3fn, 1),
+    "F8_E5M2": (torch.float8_e5m2, 1),
+}
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One stored tensor; `dtype` is None where torch has no such type."""
+
+    name: str
+    dtype: torch.dtype | None
+    shape: tuple[int, ...]
+
+
+def list_tensors(location: Location) -> list[TensorInfo]:
+    """Return what the weight files of `location` hold; empty for weights not fetched.
+
+    Raises:
+        CheckpointError: If a file is damaged or truncated, is a pickle of more than tensors, or
+            lacks tensors that the shard index promises.
+    """
+    read = _pickle if "bin" in location.format else read_header
+    found: dict[str, TensorInfo] = {}
+    for path in location.weights:
+        entries = read(path)
+        promised = {t for t, file in (location.index or {}).items() if file == path.name}
+        lacking = sorted(promised - {entry.name for entry in entries})
+        if lacking:
+            raise CheckpointError(
+                f"{str(path)!r} lacks {len(lacking)} of the {len(promised)} tensors that the index "
+                f"promises: {shorten(lacking)}; copy or download both again."
+            )
+        found.update({entry.name: entry for entry in entries})
+    return list(found.values())
+
+
+def float_types(tensors: Iterable[TensorInfo]) -> list[torch.dtype]:
+    """Return the floating-point types among `tensors`, that of the most elements first."""
+    elements: Counter[torch.dtype] = Counter()
+    for tensor in tensors:
+        if tensor.dtype is not None and tensor.dtype.is_floating_point:
+            elements[tensor.dtype] += math.prod(tensor.shape)
+    return [dtype for dtype, _ in elements.most_common()]
+
+
+def read_header(path: Path) -> list[TensorInfo]:
+    """Return the tensors that the header of a safetensors file lists.
+
+    Raises:
+        CheckpointError: If it is no safetensors file, or shorter than its header says.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as handle:
+            start = handle.read(8)
+            if start.startswith(b"version "):
+                raise CheckpointError(
+                    f"{str(path)!r} is a Git LFS pointer, not the weights; run `git lfs pull`."
+                )
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+            if size < 8 or (length <= HEADER_LIMIT and 8 + length > size):
+                raise CheckpointError(_truncated(path, size, 8 + length))
+            raw = handle.read(length) if length <= HEADER_LIMIT else b""
+    except OSError as error:
+        raise CheckpointError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
+    try:
+        header = json.loads(raw)
+        header.pop("__metadata__", None)
+        entries = {str(name): _entry(str(name), entry) for name, entry in header.items()}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise CheckpointError(
+            f"{str(path)!r} is not a safetensors file: its header cannot be parsed; copy or "
+            "download it again."
+        ) from None
+    end = 8 + length + max((end for _, end in entries.values()), default=0)
+    if end > size:
+        raise CheckpointError(_truncated(path, size, end))
+    return [info for info, _ in entries.values()]
+
+
+def _entry(name: str, entry: dict[str, Any]) -> tuple[TensorInfo, int]:
+    begin, end = (int(offset) for offset in entry["data_offsets"])
+    shape = tuple(int(n) for n in entry["shape"])
+    dtype, width = TYPES.get(entry["dtype"], (None, None))
+    if min((begin, *shape)) < 0 or begin > end:
+        raise ValueError(name)
+    if width is not None and end - begin != width * math.prod(shape):
+        raise ValueError(name)
+    return TensorInfo(name, dtype, shape), end
+
+
+def _truncated(path: Path, size: int, needed: int) -> str:
+    return (
+        f"{str(path)!r} is truncated: {size:,} bytes of at least {needed:,}; copy or download it "
+        "again."
+    )
+
+
+def _pickle(path: Path) -> list[TensorInfo]:
+    try:
+        state = _restricted(path)
+    except Exception as error:  # the unpickler's own errors, and whatever damaged bytes lead to
+        if isinstance(error, pickle.UnpicklingError) and _is_pickle(path):
+            raise CheckpointError(
+                f"{str(path)!r} is a pickle of more than tensors, which could run code when read, "
+                "and is refused; save the model again as safetensors."
+            ) from None
+        raise CheckpointError(
+            f"{str(path)!r} is damaged or no PyTorch file: {first_line(error)}; copy it again."
+        ) from None
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise CheckpointError(
+            f"{str(path)!r} is not a state dict (names to tensors); save the model with "
+            "save_pretrained."
+        )
+    return [TensorInfo(str(k), v.dtype, tuple(v.shape)) for k, v in state.items()]
+
+
+def _restricted(path: Path) -> Any:
+    # Files from before torch 1.6 are no zip archives and cannot be mapped; they are read whole.
+    zipped = _magic(path) == b"PK"
+    return torch.load(path, map_location="meta", weights_only=True, mmap=zipped)
+
+
+def _is_pickle(path: Path) -> bool:
+    return _magic(path) in {b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"}
+
+
+def _magic(path: Path) -> bytes:
+    with path.open("rb") as handle:
+        return handle.read(2)

@@ -1,0 +1,85 @@
+"""The tokenizer of a checkpoint, from its files, its run, its GGUF file, or `--tokenizer`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from spectra.checkpoint import hub
+from spectra.checkpoint.locate import CHECKPOINT, Location
+from spectra.checkpoint.quiet import first_line
+from spectra.errors import CheckpointError
+
+# Any one of these is a vocabulary; tokenizer_config.json alone is none.
+VOCABULARIES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tekken.json",
+    "spiece.model",
+    "vocab.json",
+    "vocab.txt",
+    "tiktoken.model",
+)
+
+
+def tokenizer_directory(location: Location) -> Path | None:
+    """Return where the tokenizer's files are: beside the weights, or in the run above them."""
+    places = [location.directory]
+    if CHECKPOINT.fullmatch(location.directory.resolve().name):
+        places.append(location.directory.resolve().parent)
+    for place in places:
+        if any((place / name).is_file() for name in VOCABULARIES):
+            return place
+    return None
+
+
+def load_tokenizer(
+    location: Location, tokenizer: Any | None, *, trust_remote_code: bool
+) -> tuple[Any | None, tuple[str, ...]]:
+    """Return a tokenizer, or None where there is none, and notes for the record.
+
+    Args:
+        location: The checkpoint.
+        tokenizer: None for the checkpoint's own; else a directory, a hub id, or a tokenizer.
+        trust_remote_code: Whether code that comes with the tokenizer may run.
+
+    Raises:
+        CheckpointError: If it is asked for and missing, or its files cannot be read.
+    """
+    if tokenizer is not None and not isinstance(tokenizer, str | Path):
+        return tokenizer, ("the tokenizer was passed in",)
+    if tokenizer is not None:
+        place = Path(tokenizer).expanduser()
+        if place.is_file():
+            place = place.parent
+        if not place.is_dir():
+            if not hub.looks_like_id(str(tokenizer)):
+                raise CheckpointError(
+                    f"tokenizer={str(tokenizer)!r} does not exist; pass a directory or hub id."
+                )
+            place = hub.snapshot(str(tokenizer), None, weights=False)
+        words = _load(str(tokenizer), place, {}, trust_remote_code)
+        return words, (f"the tokenizer is that of {tokenizer}",)
+    own = tokenizer_directory(location)
+    if own is not None:
+        above = own != location.directory and own != location.directory.resolve()
+        words = _load(location.name, own, {}, trust_remote_code)
+        return words, ("the tokenizer is that of the run directory",) if above else ()
+    if location.format == "gguf":
+        arguments = {"gguf_file": location.weights[0].name}
+        return _load(location.name, location.directory, arguments, trust_remote_code), ()
+    return None, ()
+
+
+def _load(name: str, place: Path, arguments: dict[str, str], trust_remote_code: bool) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            place, trust_remote_code=trust_remote_code, local_files_only=True, **arguments
+        )
+    except Exception as error:  # each tokenizer class raises its own
+        raise CheckpointError(
+            f"The tokenizer of {name!r} cannot be read: {first_line(error)}; pass another with "
+            "--tokenizer."
+        ) from None

@@ -1,0 +1,109 @@
+"""Dataclass -> flags: `transformers.HfArgumentParser` with our sentences for errors.
+
+Every flag may be written with `-` or `_`. `--config FILE.yaml` gives defaults that explicit flags
+override.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import yaml
+from transformers.hf_argparser import HfArgumentParser
+
+from spectra.errors import UsageError, nearest
+
+T = TypeVar("T")
+
+
+class _Parser(HfArgumentParser):  # type: ignore[misc]
+    """Raises our UsageError instead of printing the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        known = [o for o in self._option_string_actions if o.startswith("--")]
+        if message.startswith("unrecognized arguments:"):
+            wrong = message.partition(":")[2].split()[0]
+            raise UsageError(f"{wrong!r} is not an option{nearest(wrong, known)}")
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def parse(
+    kind: type[T], arguments: Sequence[str], *, prog: str, description: str, epilog: str = ""
+) -> T:
+    """Return an instance of the dataclass `kind` filled from flags and, below them, a YAML file.
+
+    Raises:
+        UsageError: If a flag or a key is unknown, or a value does not fit.
+    """
+    parser = _Parser(
+        kind,
+        prog=prog,
+        description=description,
+        epilog=epilog,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for action in parser._actions:
+        if action.help and action.default not in (None, argparse.SUPPRESS, False, True):
+            action.help = f"{action.help} [{action.default}]"
+    parser.add_argument("--config", metavar="FILE.yaml", help="Defaults for these flags.")
+    arguments = list(arguments)
+    config = _config_path(arguments)
+    if config is not None:
+        _apply_config(parser, Path(config))
+    parsed = vars(parser.parse_args(arguments))
+    parsed.pop("config")
+    return kind(**parsed)
+
+
+def _config_path(arguments: list[str]) -> str | None:
+    for index, argument in enumerate(arguments):
+        if argument == "--config":
+            if index + 1 == len(arguments):
+                raise UsageError("--config needs the path of a YAML file.")
+            return arguments[index + 1]
+        if argument.startswith("--config="):
+            return argument.partition("=")[2]
+    return None
+
+
+def _apply_config(parser: argparse.ArgumentParser, path: Path) -> None:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"config={str(path)!r} cannot be read: {error.strerror}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        first = str(error).splitlines()[0]
+        raise UsageError(f"config={str(path)!r} is not YAML: {first}.") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"config={str(path)!r} must be a mapping of option names to values.")
+    actions = {action.dest: action for action in parser._actions}
+    for raw, value in content.items():
+        key = str(raw).replace("-", "_")
+        if key not in actions or key in ("help", "config"):
+            raise UsageError(f"config key {raw!r} is not an option{nearest(key, actions)}")
+        action = actions[key]
+        action.required = False
+        parser.set_defaults(**{key: _typed(action, str(raw), value)})
+
+
+def _typed(action: argparse.Action, name: str, value: Any) -> Any:
+    if isinstance(value, list) or value is None or isinstance(value, bool):
+        return value
+    kind = action.type if callable(action.type) else str
+    try:
+        converted = kind(str(value))
+    except (ValueError, argparse.ArgumentTypeError):
+        raise UsageError(
+            f"config key {name!r} has the value {value!r}, which does not fit."
+        ) from None
+    return [converted] if action.nargs in ("+", "*") else converted
+
+
+def say(message: str) -> None:
+    """Print a message for the person at the terminal, on stderr."""
+    print(message, file=sys.stderr, flush=True)

@@ -1,0 +1,158 @@
+"""`spectra info`: what a checkpoint is and what an estimate of it would take; runs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from spectra import checkpoint
+from spectra.cli.arguments import parse
+from spectra.curvature.params import select_parameters
+from spectra.errors import OutOfMemoryError, SpectraError, UsageError
+from spectra.estimate import Request
+from spectra.estimate.cost import EFFICIENCY, Cost, ModelShape, count, matmul_rate
+from spectra.estimate.memory import available_bytes, plan_memory
+from spectra.estimate.pipeline import DEFAULT_SEQ_LEN, resolve, settings
+from spectra.estimate.settings import DTYPES
+
+DESCRIPTION = """\
+What a checkpoint is, and the memory and time an estimate with these settings would take. Reads
+headers and configuration, no weights; times one matrix product for a fifth of a second."""
+
+
+@dataclass(frozen=True)
+class Arguments(Request):
+    """The fields of `Request`; the checkpoint may also be given without a flag."""
+
+    ckpt: str = field(
+        default="", metadata={"help": "Checkpoint: 'tiny', a hub id, a directory, a GGUF file."}
+    )
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the verb."""
+    listed = list(arguments)
+    if listed and not listed[0].startswith("-"):
+        listed = ["--ckpt", *listed]
+    asked = parse(Arguments, listed, prog="spectra info", description=DESCRIPTION)
+    if not asked.ckpt:
+        raise UsageError("no checkpoint given; pass one, as in: spectra info tiny")
+    found = checkpoint.describe(
+        asked.ckpt, revision=asked.revision, trust_remote_code=asked.trust_remote_code
+    )
+    for name, value in _facts(found):
+        print(f"{name:<12}{value}")
+    if found.quantized:
+        print(f"{'quantized':<12}{found.quantized}")
+        return 0
+    request = resolve(asked)
+    selection = select_parameters(found.skeleton, request.params)
+    print()
+    for line in _cost_lines(request, found, selection.dim):
+        print(line)
+    return 0
+
+
+def _facts(found: checkpoint.Description) -> list[tuple[str, str]]:
+    size = f"{found.weight_bytes / 1e6:,.1f} MB, {found.stored_dtype}"
+    shape = f"{found.layers} blocks, width {found.hidden}, vocabulary {found.vocab}"
+    facts = [
+        ("checkpoint", found.path),
+        ("model", f"{found.architecture}, {found.parameters:,} parameters ({shape})"),
+        ("weights", f"{found.format}, {size}"),
+        ("step", "unknown" if found.step is None else str(found.step)),
+        ("tokenizer", "yes" if found.tokenizer else "none: pass --tokenizer, or token ids as data"),
+    ]
+    return facts + [("note", note) for note in found.notes]
+
+
+def _cost_lines(request: Request, found: checkpoint.Description, dim: int) -> list[str]:
+    device = torch.device(
+        ("cuda" if torch.cuda.is_available() else "cpu")
+        if request.device == "auto"
+        else request.device
+    )
+    dtype = DTYPES[request.dtype or "float32"]
+    asked = settings(request)
+    context = found.context or DEFAULT_SEQ_LEN
+    seq_len = request.seq_len or min(DEFAULT_SEQ_LEN, context)
+    batches, size = request.num_batches or 1, request.batch_size or 1
+    mean = request.reduce == "mean"
+    tokens = seq_len * size * (batches if mean else 1)
+    cost = count(
+        _shape(found),
+        tokens=tokens,
+        seq_len=seq_len,
+        itemsize=dtype.itemsize,
+        kept=request.graph != "recompute",
+    )
+    operators = 1 if mean else batches
+    products = operators * asked.num_probes * min(asked.lanczos_steps, dim)
+    seconds = products * cost.flops / (EFFICIENCY * matmul_rate(device, dtype))
+    lines = [
+        f"an estimate of {request.params} ({dim:,} parameters) in {request.dtype} on {device}:",
+        f"  products  {operators} operators × {asked.num_probes} probes × "
+        f"{min(asked.lanczos_steps, dim)} steps = {products:,}, {cost.flops / 1e9:,.1f} GFLOP each",
+        f"  time      about {_duration(seconds)}",
+        f"  weights   {_size(cost.weight_bytes)}",
+        f"  graph     about {_size(cost.graph_bytes)} for {tokens:,} tokens",
+        f"  checks    about {_size(cost.reference_bytes)} for one product in float64",
+    ]
+    return lines + _memory_lines(request, dim, dtype, device, cost)
+
+
+def _memory_lines(
+    request: Request, dim: int, dtype: torch.dtype, device: torch.device, cost: Cost
+) -> list[str]:
+    free = available_bytes(device)
+    left = max(1, free - cost.weight_bytes - cost.graph_bytes)
+    try:
+        plan = plan_memory(settings(request).with_changes(max_memory=left), dim, dtype, device)
+    except OutOfMemoryError as error:
+        return [f"  memory    does not fit: {error}"]
+    total = cost.weight_bytes + cost.graph_bytes + plan.vector_bytes + plan.basis_bytes
+    lines = [
+        f"  vectors   {_size(plan.vector_bytes)}",
+        f"  basis     {plan.policy.describe()}: {_size(plan.basis_bytes)}",
+        f"  memory    about {_size(total)} of {_size(free)} free on {device}",
+    ]
+    return lines + ([f"  note      {plan.note}"] if plan.note else [])
+
+
+def _shape(found: checkpoint.Description) -> ModelShape:
+    config = found.skeleton.config
+    if found.hidden is None or found.layers is None or found.vocab is None:
+        raise SpectraError(
+            f"the configuration of {found.path!r} does not give width, blocks and vocabulary; its "
+            "cost cannot be counted."
+        )
+    heads = getattr(config, "num_attention_heads", None) or getattr(config, "n_head", 1)
+    widest = max((max(shape) for shape in found.linear.values()), default=found.hidden)
+    return ModelShape(
+        linear=sum(out * inner for out, inner in found.linear.values()),
+        head=found.hidden * found.vocab,
+        layers=found.layers,
+        hidden=found.hidden,
+        intermediate=getattr(config, "intermediate_size", None) or widest,
+        heads=heads,
+        vocab=found.vocab,
+        parameters=found.parameters,
+    )
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,87 @@
+"""`spectra VERB …`: finds the verb, runs it, turns errors into one sentence and an exit code.
+
+Exit codes: 0 done, 1 failure, 2 usage. Results and paths go to stdout, progress and messages to
+stderr. Nothing heavy is imported before the verb is known.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from spectra import __version__
+from spectra.errors import SpectraError, SpectraWarning, nearest
+
+VERBS = {
+    "estimate": "the Hessian spectrum of a checkpoint, with an error on every number",
+    "info": "what a checkpoint is, and what an estimate of it would cost; runs nothing",
+    "table": "records as a table, in the terminal or as CSV",
+    "plot": "records as figures",
+}
+
+USAGE = """usage: spectra VERB [options]    (spectra VERB --help for the options of a verb)
+
+Hessian spectra of language models and their quantized checkpoints.
+
+verbs:
+{verbs}
+
+  --version   print the version
+  --debug     with any verb: show the full traceback of an error
+
+example:
+  spectra estimate --ckpt tiny --data stdlib --output results/tiny
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        lines = "\n".join(f"  {name:<10}  {text}" for name, text in VERBS.items())
+        print(USAGE.format(verbs=lines))
+        return 0
+    if arguments[0] == "--version":
+        print(f"spectra {__version__}")
+        return 0
+    verb, rest = arguments[0], arguments[1:]
+    if verb not in VERBS:
+        known = ", ".join(VERBS)
+        guess = nearest(verb, VERBS)
+        print(f"spectra: {verb!r} is not a verb; the verbs are {known}{guess}", file=sys.stderr)
+        return 2
+    return _run(verb, rest, debug=debug)
+
+
+def _run(verb: str, arguments: list[str], *, debug: bool) -> int:
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        warnings.simplefilter("always", SpectraWarning)
+        try:
+            module = importlib.import_module(f"spectra.cli.{verb}")
+            return int(module.run(arguments))
+        except SpectraError as error:
+            if debug:
+                raise
+            print(f"spectra {verb}: {error}", file=sys.stderr)
+            return error.exit_code
+        except KeyboardInterrupt:
+            if debug:
+                raise
+            print(f"spectra {verb}: interrupted.", file=sys.stderr)
+            return 1
+        except BrokenPipeError:  # the reader of stdout has gone; nothing is left to say
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    if issubclass(category, SpectraWarning):
+        print(f"spectra: note: {message}", file=sys.stderr)
+    # What the libraries below warn of is theirs to fix, not the user's.

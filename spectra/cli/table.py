@@ -1,0 +1,49 @@
+"""`spectra table`: records below some directories, as a table or CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from spectra.cli.arguments import parse
+from spectra.errors import UsageError
+
+DESCRIPTION = """\
+One row for each record found below the given directories. Near-zero masses are intervals."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Flags of the verb."""
+
+    results: list[str] = field(
+        default_factory=list, metadata={"help": "Directories that hold records."}
+    )
+    csv: str | None = field(
+        default=None, metadata={"help": "Write every column to this file (- for stdout)."}
+    )
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the verb."""
+    asked = parse(Arguments, _positional(arguments), prog="spectra table", description=DESCRIPTION)
+    if not asked.results:
+        raise UsageError("no results given; pass a directory, as in: spectra table results/")
+    import analysis
+
+    runs = analysis.load(asked.results)
+    if asked.csv == "-":
+        print(runs.to_csv(index=False), end="")
+    elif asked.csv is not None:
+        runs.to_csv(asked.csv, index=False)
+        print(asked.csv)
+    else:
+        print(analysis.table(runs))
+    return 0
+
+
+def _positional(arguments: Sequence[str]) -> list[str]:
+    """Let directories be given without a flag, as `spectra table results/`."""
+    if arguments and not arguments[0].startswith("-"):
+        return ["--results", *arguments]
+    return list(arguments)

@@ -1,0 +1,227 @@
+"""Is the operator what Lanczos takes it for? Deterministic, symmetric, a derivative, how exact.
+
+determinism  loss and gradient evaluated twice. Dropout left on, noise injection or a sampled loss
+             make H v a random variable; a GPU's atomic sums differ by rounding alone.
+symmetry     ε = √n max |u·Hv − v·Hu| / (‖Hu‖ + ‖Hv‖) over pairs of random unit vectors. For
+             H = S + A with antisymmetric A, |u·Av| shrinks like ‖A‖/n and ‖Hu‖ like ‖H‖/√n, so ε
+             is of the order of ‖A‖/‖H‖ (Frobenius). Weights together with the step sizes of a
+             quantizer are such a case.
+difference   ‖H d − (g(θ + hd) − g(θ − hd))/2h‖ / ‖H d‖ in float64 with d along H u: a custom
+             kernel whose backward is not differentiable can make H silently incomplete and leave
+             it symmetric.
+product      δ = ‖(H_work − H_64) q‖₂ for unit q, H_64 the same operator in true float64. It widens
+             every band of the spectrum; a random symmetry probe would underestimate it by √n.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from spectra.curvature.family import Curvature
+from spectra.curvature.operator import CurvatureOperator
+from spectra.errors import NumericalError
+from spectra.linalg.probes import probe
+
+Operator = Curvature | CurvatureOperator
+
+# Largest relative errors that rounding explains, with room; what they catch is of order 1e-2 to 1.
+_ROUNDING = {torch.float64: 1e-8, torch.float32: 1e-3}
+_LOW_PRECISION = 0.2
+_DIFFERENCE = 0.05
+_STEP = 1e-6  # of the weight norm: truncation 1e-12, rounding 1e-10 in float64
+_PAIRS = ((0, 1), (0, 2), (1, 2))
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What `run_checks` measured; each number is relative, but for `product_error`.
+
+    Attributes:
+        determinism_error: Change of loss or gradient between two evaluations.
+        symmetry_error: ε of the module's docstring.
+        difference_error: Distance of a product from a difference of gradients; None where the
+            operator is no Hessian or it was not asked for.
+        product_error: δ, absolute; None where not asked for.
+    """
+
+    determinism_error: float
+    symmetry_error: float
+    difference_error: float | None
+    product_error: float | None
+
+
+def run_checks(operator: Operator, *, seed: int = 0, float64: bool = True) -> Checks:
+    """Run the checks on `operator`; its `product_error` is set where measured.
+
+    Cost: 2 gradients and 5 products, and with `float64` there 2 gradients and one product whose
+    graph is built and freed (3 gradients), with the parameters cast meanwhile.
+
+    Args:
+        operator: What to check.
+        seed: Of the random vectors.
+        float64: Whether to run the difference and product checks.
+
+    Raises:
+        NumericalError: If it is not deterministic, not symmetric, or no derivative.
+    """
+    determinism = check_determinism(operator)
+    symmetry = check_symmetry(operator, seed=seed)
+    if not float64:
+        return Checks(determinism, symmetry, None, None)
+    q = _direction(_single(operator), seed)
+    reference = reference_product(operator, q)
+    apart = None
+    if _single(operator).kind == "Hessian":
+        apart = _difference(_single(operator), q, reference)
+    return Checks(determinism, symmetry, apart, _product_error(operator, q, reference))
+
+
+def check_determinism(operator: Operator) -> float:
+    """Return the relative change of loss and gradient between two evaluations of the first batch.
+
+    Raises:
+        NumericalError: If it is more than rounding.
+    """
+    single = _single(operator)
+    batch = single.batches[0]
+    first, second = (single._build(batch, second_order=False) for _ in range(2))
+    zero = torch.zeros((), dtype=single.dtype, device=single.device)
+    one, two = (single.selection.flatten(g.gradient(), like=zero) for g in (first, second))
+    change = max(
+        _relative(abs(first.loss - second.loss), abs(first.loss)),
+        _relative(_norm(one - two), _norm(one)),
+    )
+    if not change <= _allowed(single):
+        raise NumericalError(
+            f"loss or gradient changed by {change:.2g} (relative) between two evaluations of one "
+            "batch; Lanczos needs one fixed matrix: turn off dropout, noise and sampling in the "
+            "model and the loss."
+        )
+    return change
+
+
+def check_symmetry(operator: Operator, *, seed: int = 0) -> float:
+    """Return the relative asymmetry ε from three random vectors.
+
+    Raises:
+        NumericalError: If it is more than rounding.
+    """
+    single = _single(operator)
+    vectors = [_probe(single, seed, number) for number in range(3)]
+    products = [single.matvec(v).double() for v in vectors]
+    worst = 0.0
+    for i, j in _PAIRS:
+        gap = abs(
+            float(vectors[i].double() @ products[j]) - float(vectors[j].double() @ products[i])
+        )
+        scale = _norm(products[i]) + _norm(products[j])
+        worst = max(worst, _relative(math.sqrt(single.dim) * gap, scale))
+    if not worst <= _allowed(single):
+        raise NumericalError(
+            f"the {single.kind} of {single.selection.params!r} is not symmetric (relative "
+            f"asymmetry {worst:.2g}); its eigenvalues are not those of a Hessian: select "
+            "parameters whose gradients are true gradients (weights without quantizer step sizes)."
+        )
+    return worst
+
+
+def check_difference(operator: Operator, *, seed: int = 0) -> float:
+    """Return the relative distance of a product from a central difference, both in float64.
+
+    Raises:
+        NumericalError: If they differ by more than a twentieth.
+    """
+    q = _direction(_single(operator), seed)
+    return _difference(_single(operator), q, reference_product(operator, q))
+
+
+def reference_product(operator: Operator, v: torch.Tensor) -> torch.Tensor:
+    """Return the product with `v`, (n,), in true float64 on the same batches; graphs are freed."""
+    single = _single(operator)
+    return single.with_dtype(torch.float64).matvec(v.to(single.device, torch.float64))
+
+
+def measure_product_error(operator: Operator, v: torch.Tensor) -> float:
+    """Return δ for the direction of `v`, (n,), and raise `operator.product_error` to it.
+
+    At float64 the reference is the operator itself; δ is then at least the rounding of the product.
+    """
+    q = v.to(operator.device, operator.dtype)
+    return _product_error(operator, q, reference_product(operator, q))
+
+
+def _product_error(operator: Operator, q: torch.Tensor, reference: torch.Tensor) -> float:
+    scale = _norm(q) or 1.0
+    floor = torch.finfo(torch.float64).eps * _norm(reference)
+    delta = max(_norm(operator.matvec(q).double() - reference), floor) / scale
+    operator.product_error = max(operator.product_error or 0.0, delta)
+    return delta
+
+
+def _direction(operator: CurvatureOperator, seed: int) -> torch.Tensor:
+    """Return a random unit vector after one product: unlike the vector it has a share in outliers.
+
+    Where that product vanishes, the random vector itself.
+    """
+    v = _probe(operator, seed, 0)
+    product = operator.matvec(v).double()
+    norm = _norm(product)
+    return (product / norm).to(operator.dtype) if 0 < norm < math.inf else v
+
+
+def _difference(operator: CurvatureOperator, q: torch.Tensor, reference: torch.Tensor) -> float:
+    step = _STEP * (operator.weight_norm or 1.0)
+    wide = operator.with_dtype(torch.float64)
+    above, below = (_gradient_at(wide, q.double() * h) for h in (step, -step))
+    apart = _relative(_norm((above - below) / (2 * step) - reference), _norm(reference))
+    if not apart <= _DIFFERENCE:
+        raise NumericalError(
+            f"a product with the Hessian is {apart:.2g} (relative) away from a difference of "
+            "gradients; an operation's second derivative is missing or wrong: replace custom or "
+            "fused kernels by plain torch operations."
+        )
+    return apart
+
+
+def _single(operator: Operator) -> CurvatureOperator:
+    return operator.mean if isinstance(operator, Curvature) else operator
+
+
+def _probe(operator: CurvatureOperator, seed: int, number: int) -> torch.Tensor:
+    return probe(
+        operator.dim, seed=seed, probe=number, dtype=operator.dtype, device=operator.device
+    )
+
+
+def _gradient_at(operator: CurvatureOperator, offset: torch.Tensor) -> torch.Tensor:
+    """Return the gradient of the mean loss with `offset` added to the selected parameters."""
+    point, selection = operator.point, operator.selection
+    shifted = tuple(
+        (leaf.detach() + block).requires_grad_()
+        for leaf, block in zip(point.leaves(), selection.split(offset), strict=True)
+    )
+    total, terms = torch.zeros_like(offset), 0.0
+    for batch in operator.batches:
+        mean, count = point.call(operator.loss_function, shifted, batch)
+        if mean.requires_grad:
+            blocks = torch.autograd.grad(mean, shifted, allow_unused=True)
+            total.add_(selection.flatten(blocks, like=offset), alpha=count)
+        terms += count
+    return total / terms
+
+
+def _norm(v: torch.Tensor) -> float:
+    return float(torch.linalg.vector_norm(v, dtype=torch.float64))
+
+
+def _relative(gap: float, scale: float) -> float:
+    if gap == 0:
+        return 0.0
+    return gap / scale if scale > 0 else math.inf
+
+
+def _allowed(operator: CurvatureOperator) -> float:
+    return _ROUNDING.get(operator.dtype, _LOW_PRECISION)

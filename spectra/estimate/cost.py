@@ -1,0 +1,83 @@
+"""What an estimate will cost, counted before anything runs.
+
+Products. A matrix product of a linear weight with T tokens is 2·N·T flops forward, 6·N·T in a
+gradient and 12·N·T in a Hessian product on the kept graph (2.0 gradients; 3.0 if recomputed). The
+head's weight is not differentiated: 4·V·d·T in a gradient, 6·V·d·T in a product. Attention adds
+4·S·T·d_a forward a block (scores and values; S the sequence length), 12 in a gradient, 24 in a
+product.
+
+Memory. The kept graph holds the activations of forward and first backward: per block and token
+about 34 widths, 14 intermediate widths and, with math attention, 7 scores for each head and
+position (fitted to measurements on two Llama models; see the README). The head keeps one
+probability for each token and vocabulary entry, and the checks one float64 copy of weights and
+graph.
+
+Time is the flops over the rate of a matrix product measured on the spot, at the share of it that
+models reach.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+WIDTHS, INTERMEDIATES, SCORES = 34, 14, 7
+EFFICIENCY = 0.5  # of a plain matrix product's rate, reached by whole products on the CPU
+MEASURE_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The sizes that decide cost."""
+
+    linear: int
+    head: int
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    vocab: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Flops of one product, bytes while it runs."""
+
+    flops: float
+    weight_bytes: int
+    graph_bytes: int
+    reference_bytes: int
+
+
+def count(shape: ModelShape, *, tokens: int, seq_len: int, itemsize: int, kept: bool) -> Cost:
+    """Return the cost of one product over `tokens` tokens in blocks of `seq_len`."""
+    gradient = 6.0 * shape.linear * tokens + 4.0 * shape.head * tokens
+    gradient += 12.0 * seq_len * tokens * shape.hidden * shape.layers
+    flops = gradient * (2 if kept else 3)
+    per_token = (
+        WIDTHS * shape.hidden + INTERMEDIATES * shape.intermediate + SCORES * shape.heads * seq_len
+    )
+    graph = tokens * (shape.layers * per_token + shape.vocab)
+    return Cost(
+        flops=flops,
+        weight_bytes=shape.parameters * itemsize,
+        graph_bytes=graph * itemsize,
+        reference_bytes=(graph + shape.parameters + 2 * shape.linear) * 8,
+    )
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Return the flops a second of a square matrix product on `device`, measured briefly."""
+    size = 1024 if device.type == "cpu" else 8192
+    a = torch.randn(size, size, device=device).to(dtype)
+    a @ a
+    done, started = 0, time.monotonic()
+    while time.monotonic() - started < MEASURE_SECONDS:
+        a @ a
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        done += 1
+    return done * 2.0 * size**3 / (time.monotonic() - started)

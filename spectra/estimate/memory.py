@@ -1,0 +1,124 @@
+"""Memory: how much there is, what the Lanczos vectors take, where the basis can live.
+
+The basis is steps × n × itemsize bytes and decides. "auto" takes the first that fits beside the
+graph, the vectors and a reserve:
+
+    on a GPU   device in the working type; device in float16 (stored as √n q, costs no measurable
+               accuracy); host; none
+    on the CPU device in the working type; none (half-precision storage is slow there: there is no
+               mixed-type matrix product, and upcasting each use costs more than the products)
+
+Without a basis ghosts appear: the bounds stay valid and become wider, so more steps make up for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+from spectra.errors import OutOfMemoryError
+from spectra.estimate.settings import SLQSettings
+from spectra.linalg import BasisPolicy
+
+WORK_VECTORS = 6  # current, previous, product, its flat result, and two held for the checks
+RESERVE = 0.85  # share of the free memory a plan may use
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes the Lanczos run will take beside model and graph, and the basis policy decided."""
+
+    policy: BasisPolicy
+    basis_bytes: int
+    vector_bytes: int
+    available: int
+    note: str = ""
+
+
+def available_bytes(device: torch.device) -> int:
+    """Return the bytes free on `device`, within the container's limit where there is one."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free)
+    free = int(psutil.virtual_memory().available)
+    limit = _container_limit()
+    if limit is not None:
+        free = min(free, limit)
+    return free
+
+
+def _container_limit() -> int | None:
+    """Return what is left under a cgroup (v2, then v1) memory limit, None without one."""
+    for limit_file, usage_file in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        (
+            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        ),
+    ):
+        try:
+            limit, usage = Path(limit_file).read_text(), Path(usage_file).read_text()
+            return max(0, int(limit) - int(usage))
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+def plan_memory(
+    settings: SLQSettings, dim: int, operator_dtype: torch.dtype, device: torch.device
+) -> MemoryPlan:
+    """Decide where the basis lives; the model and its graph are taken to be loaded already.
+
+    Raises:
+        OutOfMemoryError: If a policy that was asked for by name, or even the bare vectors, do not
+            fit; the message says what would.
+    """
+    dtype = settings.working_dtype(operator_dtype)
+    runs = min(settings.block_size, settings.num_probes)
+    steps = min(settings.lanczos_steps, dim)
+    vectors = WORK_VECTORS * runs * dim * dtype.itemsize
+    free = available_bytes(device)
+    if settings.max_memory is not None:
+        free = min(free, settings.max_memory)
+    room = int(RESERVE * free) - vectors
+    if room < 0:
+        raise OutOfMemoryError(
+            f"{vectors / 1e9:.1f} GB of Lanczos vectors for {dim:,} parameters do not fit the "
+            f"{free / 1e9:.1f} GB free on {device}; select fewer parameters with --params."
+        )
+
+    def need(policy: BasisPolicy) -> int:
+        return runs * policy.nbytes(dim, steps, dtype)
+
+    def planned(policy: BasisPolicy, note: str = "") -> MemoryPlan:
+        return MemoryPlan(policy, need(policy), vectors, free, note)
+
+    if settings.basis != "auto":
+        policy = settings.policy(settings.basis)
+        if policy.where == "device" and need(policy) > room:
+            fit = max(0, room // max(1, need(policy) // steps))
+            raise OutOfMemoryError(
+                f"a basis of {steps} vectors takes {need(policy) / 1e9:.1f} GB, "
+                f"{max(room, 0) / 1e9:.1f} GB are left on {device}; pass --basis none or host, or "
+                f"at most --lanczos_steps {fit}."
+            )
+        return planned(policy)
+    plain = settings.policy("device")
+    if need(plain) <= room:
+        return planned(plain)
+    size = f"{need(plain) / 1e9:.1f} GB"
+    if device.type == "cuda":
+        half = BasisPolicy("device", torch.float16)
+        if settings.basis_dtype == "auto" and need(half) <= room:
+            return planned(half, f"a basis of {size} does not fit: stored in float16")
+        host = settings.policy("host")
+        if need(host) <= RESERVE * available_bytes(torch.device("cpu")):
+            return planned(host, f"a basis of {size} does not fit the device: kept on the host")
+    return planned(
+        BasisPolicy("none"),
+        f"a basis of {size} does not fit the {room / 1e9:.1f} GB left: no reorthogonalization; "
+        "bounds stay valid, outliers appear as several nodes",
+    )

@@ -1,0 +1,112 @@
+"""The output directory of a run: whose it is, whether to begin, go on, or refuse.
+
+A run is the same run when everything that decides its numbers is the same: checkpoint contents,
+data, parameters, surface, seed, steps, precision, basis. The number of probes may grow.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from spectra import record
+from spectra.errors import RecordError, UsageError
+from spectra.record import Spectrum
+
+ESTIMATOR_KEYS = (
+    "lanczos_steps",
+    "seed",
+    "probe_kind",
+    "dtype",
+    "vector_dtype",
+    "basis",
+    "basis_dtype",
+    "block_size",
+    "curvature",
+)
+
+
+def identity(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Return what decides a run's numbers, as flat keys."""
+    estimator = metadata.get("estimator", {})
+    return {
+        "dim": metadata.get("dim"),
+        "surface": metadata.get("surface"),
+        "reduce": metadata.get("reduce"),
+        "params": metadata.get("params", {}).get("names"),
+        "checkpoint.sha256": metadata.get("checkpoint", {}).get("sha256"),
+        "data.sha256": metadata.get("data", {}).get("sha256"),
+        **{f"estimator.{key}": estimator.get(key) for key in ESTIMATOR_KEYS},
+    }
+
+
+def open_output(directory: Path, *, resume: bool, overwrite: bool) -> Spectrum | None:
+    """Return the record to go on from, or None to begin; the directory is there and writable.
+
+    Raises:
+        UsageError: If the directory holds a run and neither `resume` nor `overwrite` is given, or
+            holds other files.
+        RecordError: If it cannot be written, or its record is damaged.
+    """
+    if resume and overwrite:
+        raise UsageError("resume and overwrite contradict each other; pass one of them.")
+    if directory.exists() and not directory.is_dir():
+        raise UsageError(f"output={str(directory)!r} is a file; pass a directory.")
+    held = directory.is_dir() and any(directory.iterdir())
+    if held and record.exists(directory):
+        if resume:
+            return record.load(directory)
+        if not overwrite:
+            raise UsageError(
+                f"output={str(directory)!r} holds a run already; pass --resume to go on with it, "
+                "--overwrite to replace it, or another --output."
+            )
+    elif held and not (resume or overwrite):
+        raise UsageError(
+            f"output={str(directory)!r} is not empty and holds no run of Spectra; pass an empty or "
+            "new directory."
+        )
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if overwrite:
+            _remove_record(directory)
+    except OSError as error:
+        raise RecordError(
+            f"output={str(directory)!r} cannot be written ({error.strerror}); pass a directory you "
+            "can write to."
+        ) from None
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise RecordError(
+            f"output={str(directory)!r} cannot be written (permission denied); pass a directory "
+            "you can write to."
+        )
+    return None
+
+
+def _remove_record(directory: Path) -> None:
+    for path in directory.iterdir():
+        if path.name.startswith(("spectrum.", ".spectrum.")):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def check_same_run(earlier: dict[str, Any], now: dict[str, Any], directory: Path) -> None:
+    """Raise RecordError naming the first difference, if the two records are of different runs."""
+    old, new = identity(earlier), identity(now)
+    for key, value in new.items():
+        if old[key] != value:
+            shown = "" if isinstance(value, list) else f" ({old[key]!r} there, {value!r} now)"
+            raise RecordError(
+                f"output={str(directory)!r} holds another run: {key} differs{shown}; pass the "
+                "same arguments as before, or another --output."
+            )
+    there = int(earlier.get("estimator", {}).get("num_probes", 0))
+    if there > int(now["estimator"]["num_probes"]):
+        raise RecordError(
+            f"output={str(directory)!r} was begun with num_probes={there}, more than "
+            f"{now['estimator']['num_probes']}; a run may gain probes, not lose them."
+        )

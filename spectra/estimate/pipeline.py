@@ -1,0 +1,241 @@
+"""From a checkpoint and text to a record on disk: the main job.
+
+checkpoint -> token batches -> curvature operators -> probes -> record, written after every probe.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from spectra import curvature
+from spectra.checkpoint import Checkpoint, load_checkpoint
+from spectra.curvature.family import Curvature
+from spectra.data import TokenBatches, token_batches
+from spectra.errors import InputWarning, UsageError, nearest
+from spectra.estimate import engine, reference
+from spectra.estimate.output import open_output
+from spectra.estimate.settings import SLQSettings
+from spectra.record import Spectrum
+
+DEFAULT_SEQ_LEN = 512
+CURVATURES = ("hessian", "ggn")
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything one estimate is asked to do; None leaves the choice to protocol and model.
+
+    The text beside each field is its description, here and on the command line.
+    """
+
+    ckpt: str = field(
+        metadata={"help": "Checkpoint: 'tiny' (built in), a hub id, a directory, or a GGUF file."}
+    )
+    data: str = _option(
+        "stdlib",
+        "Text: a .txt, .jsonl (`text` or `input_ids`) or .npy file, a directory, "
+        "datasets:ID[,CONFIG]:SPLIT[:FIELD], or the built-in corpus (stdlib, stdlib:train).",
+    )
+    output: str | None = _option(None, "Directory of the record.")
+    params: str = _option(
+        "linear",
+        "Parameters: linear (weights of the blocks' linear layers), embedding, all, or globs over "
+        "names, separated by commas.",
+    )
+    surface: str | None = _option(
+        None, "Loss surface: latent (float weights); ste and quantized need a quantized checkpoint."
+    )
+    reduce: str = _option(
+        "per_batch",
+        "per_batch: one spectrum a batch; mean: the Hessian of the mean loss over all batches.",
+    )
+    curvature: str = _option("hessian", "hessian, or ggn (Gauss-Newton).")
+    protocol: str = _option(
+        "spectra", "spectra, or winq: the reference procedure of arXiv 2605.17471 as it was."
+    )
+    seq_len: int | None = _option(None, "Tokens in a block (512, or what the model was built for).")
+    batch_size: int | None = _option(None, "Blocks in a batch (1).")
+    num_batches: int | None = _option(None, "Batches (10).")
+    num_probes: int | None = _option(None, "Probes on each operator (1).")
+    lanczos_steps: int | None = _option(None, "Products with each probe (100): the resolution.")
+    dtype: str | None = _option(
+        None, "Precision of model and products: float32 (default), float64, bfloat16, float16."
+    )
+    vector_dtype: str | None = _option(
+        None, "Precision of the Lanczos vectors (auto: that of the products, at least float32)."
+    )
+    basis: str | None = _option(
+        None, "Where the Lanczos basis is kept: auto, device, host, none (no reorthogonalization)."
+    )
+    basis_dtype: str = _option("auto", "How the basis is stored: auto, float32, float16, bfloat16.")
+    seed: int = _option(0, "Seed of the probes.")
+    probe_kind: str = _option("sphere", "sphere, or rademacher (traces only).")
+    block_size: int = _option(1, "Probes that share one product.")
+    graph: str = _option(
+        "auto", "First-order graph: keep (2 gradients a product), recompute (3), or auto."
+    )
+    device: str = _option("auto", "auto, cpu, cuda, cuda:1, ...")
+    revision: str | None = _option(None, "Branch, tag or commit of a hub id.")
+    tokenizer: str | None = _option(None, "Tokenizer, if the checkpoint has none of its own.")
+    trust_remote_code: bool = _option(False, "Run code that a checkpoint brings along.")
+    check: bool = _option(True, "Measure determinism, symmetry and the product error.")
+    max_memory_gb: float | None = _option(None, "Memory the plan may use (what is free).")
+    resume: bool = _option(False, "Go on with the run in --output.")
+    overwrite: bool = _option(False, "Replace the run in --output.")
+
+
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "spectra": {
+        "dtype": "float32",
+        "vector_dtype": "auto",
+        "basis": "auto",
+        "batch_size": 1,
+        "num_probes": 1,
+        "lanczos_steps": 100,
+        "num_batches": 10,
+    },
+    "winq": reference.SETTINGS,
+}
+
+
+def resolve(request: Request) -> Request:
+    """Return the request with the protocol's settings where it says nothing.
+
+    The protocol's name gets "(modified: …)" where explicit settings differ from it.
+
+    Raises:
+        UsageError: If the protocol or curvature is not known.
+    """
+    if request.protocol not in PROTOCOLS:
+        raise UsageError(
+            f"protocol={request.protocol!r} is not one of {', '.join(PROTOCOLS)}"
+            f"{nearest(request.protocol, PROTOCOLS)}"
+        )
+    if request.curvature not in CURVATURES:
+        raise UsageError(f"curvature={request.curvature!r} is not one of {', '.join(CURVATURES)}.")
+    preset = PROTOCOLS[request.protocol]
+    changed = [
+        f"{key}={getattr(request, key)}"
+        for key, value in preset.items()
+        if getattr(request, key) not in (None, value)
+    ]
+    filled = {key: value for key, value in preset.items() if getattr(request, key) is None}
+    protocol = request.protocol
+    if protocol != "spectra" and changed:
+        protocol = f"{protocol} (modified: {', '.join(changed)})"
+    return replace(request, protocol=protocol, **filled)
+
+
+def estimate(ckpt: str | Path | Request, *, progress: bool = True, **options: Any) -> Spectrum:
+    """Estimate the spectrum of one checkpoint and return (and, with `output`, write) its record.
+
+    Args:
+        ckpt: A checkpoint, or a whole `Request`.
+        progress: Whether to show a progress bar.
+        **options: The other fields of `Request`.
+
+    Raises:
+        SpectraError: Whatever is wrong with the input, in one sentence.
+    """
+    if isinstance(ckpt, Request):
+        request = resolve(replace(ckpt, **options))
+    else:
+        request = resolve(Request(str(ckpt), **options))
+    asked = settings(request)
+    earlier = None
+    if request.output is not None:
+        earlier = open_output(
+            Path(request.output), resume=request.resume, overwrite=request.overwrite
+        )
+    checkpoint = load(request)
+    batches = read_data(request, checkpoint)
+    operator = build_operator(request, checkpoint, batches)
+    return engine.run(
+        operator,
+        asked,
+        metadata={
+            "checkpoint": checkpoint.meta.metadata(),
+            "data": batches.metadata(),
+            "estimator": {"protocol": request.protocol, "num_batches": len(batches)},
+        },
+        output=None if request.output is None else Path(request.output),
+        earlier=earlier,
+        progress=progress,
+        description=Path(checkpoint.meta.path).name,
+    )
+
+
+def settings(request: Request) -> SLQSettings:
+    """Return the settings of the Lanczos runs of a resolved request."""
+    memory = request.max_memory_gb
+    if memory is not None and not memory > 0:
+        raise UsageError(f"max_memory_gb={memory} is not an amount of memory; pass e.g. 16.")
+    chosen: dict[str, Any] = {
+        name: getattr(request, name)
+        for name in (
+            "num_probes",
+            "lanczos_steps",
+            "seed",
+            "probe_kind",
+            "basis",
+            "basis_dtype",
+            "vector_dtype",
+            "block_size",
+            "check",
+        )
+    }
+    return SLQSettings(**chosen, max_memory=None if memory is None else int(memory * 1e9))
+
+
+def load(request: Request) -> Checkpoint:
+    """Load the checkpoint of a resolved request."""
+    return load_checkpoint(
+        request.ckpt,
+        revision=request.revision,
+        tokenizer=request.tokenizer,
+        device=request.device,
+        dtype=request.dtype or "float32",
+        trust_remote_code=request.trust_remote_code,
+    )
+
+
+def read_data(request: Request, checkpoint: Checkpoint) -> TokenBatches:
+    """Read the token batches of a resolved request."""
+    longest = getattr(checkpoint.model.config, "max_position_embeddings", None)
+    seq_len = request.seq_len or min(DEFAULT_SEQ_LEN, longest or DEFAULT_SEQ_LEN)
+    if longest is not None and seq_len > longest:
+        warnings.warn(
+            f"seq_len={seq_len} exceeds the {longest} positions this model was built for; its loss "
+            "beyond them is not that of a trained model.",
+            InputWarning,
+            stacklevel=2,
+        )
+    return token_batches(
+        request.data,
+        checkpoint.tokenizer,
+        seq_len=seq_len,
+        batch_size=request.batch_size or 1,
+        num_batches=request.num_batches or 1,
+        vocab_size=checkpoint.model.get_input_embeddings().num_embeddings,
+    )
+
+
+def build_operator(request: Request, checkpoint: Checkpoint, batches: TokenBatches) -> Curvature:
+    """Return the curvature family of a resolved request."""
+    build = curvature.hessian if request.curvature == "hessian" else curvature.ggn
+    return build(
+        checkpoint,
+        batches,
+        params=request.params,
+        surface=request.surface,
+        reduce=request.reduce,
+        graph=request.graph,  # type: ignore[arg-type]
+        dtype=request.dtype,
+    )

@@ -1,0 +1,134 @@
+"""Run every probe on every operator and keep what they find: the loop of an estimate.
+
+Operators come one after the other, so that one graph lives at a time; on each, its missing probes
+run in blocks. After every block the store is handed to `saved`, which writes the record. A probe
+depends on (seed, batch, probe) alone, so an interrupted run that goes on later makes the same
+numbers as one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+
+from spectra.estimate.checking import Checks
+from spectra.estimate.memory import MemoryPlan
+from spectra.estimate.peak import PeakMemory
+from spectra.estimate.progress import ProductBar
+from spectra.estimate.settings import SLQSettings
+from spectra.estimate.store import ProbeStore
+from spectra.linalg import Lanczos, SymmetricOperator, probe
+
+Saved = Callable[[ProbeStore], None]
+
+
+class Family(Protocol):
+    """What a run needs of its operators: how many, and each by its index."""
+
+    def num_operators(self) -> int:
+        """Return the number of operators."""
+
+    def operator(self, index: int) -> SymmetricOperator:
+        """Return operator `index`."""
+
+
+class Runner:
+    """The probes of one estimate."""
+
+    def __init__(
+        self,
+        family: Family,
+        settings: SLQSettings,
+        plan: MemoryPlan,
+        store: ProbeStore,
+        *,
+        saved: Saved | None = None,
+        progress: bool = True,
+        description: str = "spectrum",
+    ) -> None:
+        self.family, self.settings, self.plan, self.store = family, settings, plan, store
+        self.saved, self.progress, self.description = saved, progress, description
+        self.checks = Checks(
+            store.metadata.setdefault("checks", {}), store.metadata.setdefault("warnings", [])
+        )
+        self.cost: dict[str, Any] = store.metadata.setdefault(
+            "cost", {"hvps": 0, "seconds": 0.0, "peak_bytes": 0}
+        )
+
+    def run(self) -> None:
+        """Run every missing probe."""
+        count = self.family.num_operators()
+        todo = [(b, self.store.missing(b)) for b in range(count)]
+        total = sum(len(p) for _, p in todo) * self.store.alphas.shape[2]
+        with ProductBar(total, self.description, show=self.progress) as bar:
+            for batch, missing in todo:
+                if missing:
+                    self._batch(batch, missing, bar)
+
+    def _batch(self, batch: int, missing: list[int], bar: ProductBar) -> None:
+        operator = self.family.operator(batch)
+        prepare = getattr(operator, "prepare", None)
+        with PeakMemory(operator.device) as peak:
+            started = time.monotonic()
+            if prepare is not None:
+                prepare()
+                self._facts(batch, operator)
+            if self.settings.check:
+                start = self._probe(operator, batch, missing[0])
+                self.checks.before(operator, start, self.settings.seed)
+                self.checks.structural_zeros(operator, batch, self.store.steps.shape[0])
+            size = self.settings.block_size
+            for start in range(0, len(missing), size):
+                self._block(operator, batch, missing[start : start + size], bar)
+                now = time.monotonic()
+                self.cost["seconds"] += now - started
+                started = now
+                self.cost["peak_bytes"] = max(self.cost["peak_bytes"], peak.bytes)
+                if self.saved is not None:
+                    self.saved(self.store)
+            release = getattr(operator, "release", None)
+            if release is not None:
+                release()
+
+    def _facts(self, batch: int, operator: Any) -> None:
+        self.store.losses[batch] = operator.loss
+        self.store.grad_norms[batch] = operator.grad_norm
+        self.store.tokens[batch] = operator.tokens
+
+    def _probe(self, operator: SymmetricOperator, batch: int, index: int) -> torch.Tensor:
+        return probe(
+            operator.dim,
+            seed=self.settings.seed,
+            batch=batch,
+            probe=index,
+            kind=self.settings.probe_kind,
+            dtype=self.settings.working_dtype(operator.dtype),
+            device=operator.device,
+        )
+
+    def _block(
+        self, operator: SymmetricOperator, batch: int, probes: list[int], bar: ProductBar
+    ) -> None:
+        starts = torch.stack([self._probe(operator, batch, p) for p in probes])
+        lanczos = Lanczos(
+            operator,
+            starts,
+            basis=self.plan.policy,
+            vector_dtype=self.settings.working_dtype(operator.dtype),
+        )
+        del starts
+        steps = self.store.alphas.shape[2]
+        sampler = self.checks.sampler(steps) if self.settings.check else None
+        while lanczos.num_steps < steps and not lanczos.finished:
+            before = int(lanczos.steps.sum())
+            lanczos.extend(1, observe=sampler)
+            done = int(lanczos.steps.sum()) - before
+            self.cost["hvps"] += done
+            bar.advance(done, lanczos.alphas[0], lanczos.betas[0])
+        self.checks.after(operator, lanczos, sampler)
+        for row, index in enumerate(probes):
+            count = int(lanczos.steps[row])
+            self.store.put(batch, index, lanczos.alphas[row, :count], lanczos.betas[row, :count])

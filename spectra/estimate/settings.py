@@ -1,0 +1,87 @@
+"""What an estimate is asked to do: sizes, seed, precision, where the basis lives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+import torch
+
+from spectra.errors import UsageError, nearest
+from spectra.linalg import BasisPolicy, ProbeKind
+
+DTYPES = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+@dataclass(frozen=True)
+class SLQSettings:
+    """Settings of stochastic Lanczos quadrature.
+
+    Attributes:
+        num_probes: Probes on each operator. One is enough in all but tiny dimensions: its error is
+            √(2F(1 − F)/(n + 2)), known in advance.
+        lanczos_steps: Products with each probe: the resolution.
+        seed: Of the probes.
+        probe_kind: "sphere", or "rademacher" (traces only).
+        basis: "device", "host", "none", or "auto": the first that fits the memory.
+        basis_dtype: Storage type of the basis, or "auto": the working type.
+        vector_dtype: Working type of the Lanczos vectors, or "auto": the operator's, at least
+            float32.
+        block_size: Probes that share one call of the operator.
+        check: Whether to measure determinism, symmetry and the product error.
+        max_memory: Bytes the plan may use; None for what is free.
+    """
+
+    num_probes: int = 1
+    lanczos_steps: int = 100
+    seed: int = 0
+    probe_kind: ProbeKind = "sphere"
+    basis: Literal["auto", "device", "host", "none"] = "auto"
+    basis_dtype: str = "auto"
+    vector_dtype: str = "auto"
+    block_size: int = 1
+    check: bool = True
+    max_memory: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("num_probes", "lanczos_steps", "block_size"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name}={getattr(self, name)} is too small; pass at least 1.")
+        if self.seed < 0:
+            raise UsageError(f"seed={self.seed} is negative; pass a non-negative integer.")
+        choices = {
+            "probe_kind": ("sphere", "rademacher"),
+            "basis": ("auto", "device", "host", "none"),
+            "basis_dtype": ("auto", *DTYPES),
+            "vector_dtype": ("auto", *DTYPES),
+        }
+        for name, known in choices.items():
+            value = getattr(self, name)
+            if value not in known:
+                raise UsageError(
+                    f"{name}={value!r} is not one of {', '.join(known)}{nearest(value, known)}"
+                )
+
+    def working_dtype(self, operator_dtype: torch.dtype) -> torch.dtype:
+        """Return the dtype of the Lanczos vectors."""
+        if self.vector_dtype != "auto":
+            return DTYPES[self.vector_dtype]
+        return operator_dtype if operator_dtype.itemsize >= 4 else torch.float32
+
+    def policy(self, where: Literal["device", "host", "none"]) -> BasisPolicy:
+        """Return the basis policy for a decided place."""
+        dtype = None if self.basis_dtype == "auto" else DTYPES[self.basis_dtype]
+        return BasisPolicy(where, dtype)
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the settings as the `estimator` section of a record begins."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def with_changes(self, **changes: Any) -> SLQSettings:
+        """Return a copy with some settings changed."""
+        return replace(self, **changes)
