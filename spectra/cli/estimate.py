@@ -10,7 +10,7 @@ from typing import Any
 
 from spectra import checkpoint
 from spectra.cli.arguments import parse, say
-from spectra.errors import SpectraError, UsageError
+from spectra.errors import RecordError, SpectraError, UsageError
 from spectra.estimate import Request, estimate
 from spectra.record import Spectrum
 
@@ -114,7 +114,8 @@ def _one(request: Request, arguments: Sequence[str], *, figure: bool, several: b
         say(_how_to_resume(output, arguments))
         raise
     except SpectraError as error:
-        if _finished(output):
+        began = not isinstance(error, (UsageError, RecordError))
+        if began and _finished(output):
             raise type(error)(f"{error} {_how_to_resume(output, arguments)}") from None
         raise
     _report(spectrum, output, figure=figure, brief=several)
@@ -147,5 +148,6 @@ def _report(spectrum: Spectrum, output: Path, *, figure: bool, brief: bool) -> N
         print(line)
     print(f"record  {output}")
     if figure:
-        path = analysis.save_figure(analysis.plot_record(spectrum), output / "spectrum.png")
-        print(f"figure  {path}")
+        drawn = analysis.plot_record(spectrum)
+        for path in analysis.save_figure(drawn, output / "spectrum.png", [spectrum]):
+            print(f"figure  {path}")

@@ -44,13 +44,15 @@ def run(arguments: Sequence[str]) -> int:
     import analysis
 
     runs = analysis.load(asked.results)
+    spectra = [analysis.spectrum(row) for _, row in runs.iterrows()]
     if asked.style == "winq":
         if len(runs) > 1:
             raise UsageError(f"style=winq draws one record, {len(runs)} were found; name one.")
-        figure = analysis.plot_winq(analysis.spectrum(runs.iloc[0])).figure
+        drawn = analysis.plot_winq(spectra[0])
     elif len(runs) == 1:
-        figure = analysis.plot_record(analysis.spectrum(runs.iloc[0]))
+        drawn = analysis.plot_record(spectra[0])
     else:
-        figure = analysis.plot_density(runs, hue=asked.hue).figure
-    print(analysis.save_figure(figure, Path(asked.output)))
+        drawn = analysis.plot_density(runs, hue=asked.hue)
+    for path in analysis.save_figure(drawn, Path(asked.output), spectra):
+        print(path)
     return 0

@@ -38,7 +38,7 @@ def run(arguments: Sequence[str]) -> int:
         runs.to_csv(asked.csv, index=False)
         print(asked.csv)
     else:
-        print(analysis.table(runs))
+        print(analysis.table_text(runs))
     return 0
 
 

@@ -121,6 +121,7 @@ class Runner:
         )
         del starts
         steps = self.store.alphas.shape[2]
+        lanczos.reserve(steps)
         sampler = self.checks.sampler(steps) if self.settings.check else None
         while lanczos.num_steps < steps and not lanczos.finished:
             before = int(lanczos.steps.sum())

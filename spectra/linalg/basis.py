@@ -3,13 +3,16 @@
 Full reorthogonalization needs every Lanczos vector: steps × n × itemsize bytes. The policy says
 where they are kept: on the operator's device, on the host, or not at all. Without a basis converged
 Ritz values come back as ghosts; the bounds of the distribution function stay valid and become
-wider, counts of outliers do not survive. Half-precision storage costs no measurable accuracy (the
-basis only cleans rounding out of the next vector), but needs √n q instead of q: the entries of a
-unit vector of 10⁹ dimensions are below float16's normal range.
+wider, counts of outliers do not survive. Half-precision storage costs little accuracy, because the
+basis only cleans rounding out of the next vector: a stored q + e, ‖e‖ ≤ u, meets the next vector w
+in ⟨e, w⟩ ≈ u‖w‖/√n, so that m of them act like an error u √(m/n) ‖H‖ of the products, which
+vanishes for large n (`BasisPolicy.rounding`). It needs √n q instead of q: the entries of a unit
+vector of 10⁹ dimensions are below float16's normal range.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,6 +42,13 @@ class BasisPolicy:
         if self.where == "none":
             return 0
         return dim * steps * (self.dtype or vector_dtype).itemsize
+
+    def rounding(self, dim: int, steps: int, vector_dtype: torch.dtype) -> float:
+        """Return u √(m/n): what storage in a lower precision does to products, relative to ‖H‖."""
+        stored = self.dtype or vector_dtype
+        if self.where == "none" or stored.itemsize >= vector_dtype.itemsize:
+            return 0.0
+        return float(torch.finfo(stored).eps) / 2 * math.sqrt(min(steps, dim) / dim)
 
     def describe(self) -> str:
         """Return e.g. "device, float32" for records and plans."""

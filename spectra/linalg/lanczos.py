@@ -120,12 +120,16 @@ class Lanczos:
         """
         steps = min(steps, self.operator.dim - self.num_steps)
         if steps > 0 and not self.finished:
-            for basis in self._bases:
-                basis.reserve(self.num_steps + steps)
+            self.reserve(self.num_steps + steps)
         last = self.num_steps + steps
         while self.num_steps < last and not self.finished:
             self._step(observe)
         return self
+
+    def reserve(self, steps: int) -> None:
+        """Make room for a basis of `steps` vectors in all, so that growing never copies it."""
+        for basis in self._bases:
+            basis.reserve(min(steps, self.operator.dim))
 
     def _step(self, observe: Observer | None) -> None:
         index = self.num_steps
@@ -222,7 +226,8 @@ class Lanczos:
             )
         stored = [rows.shape[0] for rows in state["bases"]]
         keeps = self.policy.where != "none"
-        if any(count != (state["alphas"].shape[1] if keeps else 0) for count in stored):
+        dtypes = {rows.dtype for rows in state["bases"]} - {self._bases[0].rows().dtype}
+        if dtypes or any(n != (state["alphas"].shape[1] if keeps else 0) for n in stored):
             raise UsageError(
                 f"the saved state was run with another basis policy than "
                 f"{self.policy.describe()!r}; continue with the same one."

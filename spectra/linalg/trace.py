@@ -17,11 +17,14 @@ AΩ without its column i,
 the residual part rescaled by (n − k + 1)/‖(I − Q_iQ_iᵀ)ωᵢ‖² (normalization; each residual direction
 is uniform in its (n − k + 1)-dimensional space). The k bases cost one QR: with AΩ = QR, column i of
 R⁻ᵀ, normalized, is s_i with Q_iQ_iᵀ = Q(I − s_is_iᵀ)Qᵀ, so that everything follows from QᵀAQ, QᵀΩ
-and (AQ)ᵀΩ. The authors' error estimate is √(Σ(t_i − t̄)²/(k(k − 1))). The t_i share their probes, so
-that this is an estimate and not a guarantee; the interval is t̄ ± t·(it), t at k − 1 degrees.
+and (AQ)ᵀΩ. The authors' error estimate is √(Σ(t_i − t̄)²/(k(k − 1))). The interval is
+t̄ ± t times it, t at k − 1 degrees. The t_i share their probes and are positively correlated, so
+that it is too short: of nominal 95 % intervals 77 to 95 % held the trace on test spectra, the
+fewest where k is just below the number of large eigenvalues. The value is the best of the three.
 
-Products run on the operator's device and in its dtype; the QR is made in float64 there where the
-device has it (float32 on those without). All matrices of size k × k are float64.
+Products run on the operator's device and in its dtype; sketches and their QR are float64 there
+(float32 on devices without it), three matrices of k × n for XTrace and two for Hutch++. All
+matrices of size k × k are float64.
 """
 
 from __future__ import annotations
@@ -88,9 +91,10 @@ def trace(
         value, stderr, degrees = _hutch_plus_plus(operator, num_matvecs, kind or "rademacher", seed)
     else:
         value, stderr, degrees = _xtrace(operator, num_matvecs // 2, seed)
-    return _estimate(
-        operator, value, stderr, degrees, confidence, f"{method}, {num_matvecs} products"
-    )
+    note = f"{method}, {num_matvecs} products"
+    if method == "xtrace":
+        note += "; its error estimate is often too small"
+    return _estimate(operator, value, stderr, degrees, confidence, note)
 
 
 def _check(method: str, products: int, kind: str | None, confidence: float) -> None:
@@ -157,16 +161,13 @@ def _wide(device: torch.device) -> torch.dtype:
 
 
 def _products(operator: SymmetricOperator, rows: torch.Tensor) -> torch.Tensor:
-    """Return A applied to the rows, (k, n), in their dtype.
-
-    Rows are scaled to unit length for the product: a low-precision dtype then sees the same
-    numbers whatever n is.
-    """
-    scale = math.sqrt(operator.dim)
+    """Return A applied to the rows, (k, n), in their dtype; products see unit vectors."""
     out = torch.empty_like(rows)
     for start in range(0, rows.shape[0], ROW_BLOCK):
-        block = (rows[start : start + ROW_BLOCK] / scale).to(operator.dtype)
-        out[start : start + ROW_BLOCK] = operator.matvecs(block).to(rows.dtype) * scale
+        block = rows[start : start + ROW_BLOCK]
+        norms = block.norm(dim=1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
+        product = operator.matvecs((block / norms).to(operator.dtype))
+        out[start : start + ROW_BLOCK] = product.to(rows.dtype) * norms
     return out
 
 
@@ -230,7 +231,7 @@ def _xtrace(operator: SymmetricOperator, k: int, seed: int) -> tuple[float, floa
     # Residual of ω_i against Q_i, through x_i = (I − s_is_iᵀ)Qᵀω_i: r_i = ω_i − Qx_i.
     X = W - S * np.sum(S * W, axis=0)
     inside = np.trace(H) - np.sum(S * (H @ S), axis=0)
-    # (I − QQᵀ)AΩ = 0, so that ω_iᵀAω_i = ω_iᵀQQᵀAω_i = W_iᵀT_i; AΩ = QR would do as well.
+    # ω_iᵀAω_i = ω_iᵀQQᵀAω_i = W_iᵀT_i, because AΩ lies in the span of Q.
     residual = np.sum(W * T, axis=0) - 2 * np.sum(X * T, axis=0) + np.sum(X * (H @ X), axis=0)
     lengths = n - np.sum(X * X, axis=0)  # ‖ω_i‖² = n
     factors = (n - k + 1) / np.maximum(lengths, np.finfo(float).tiny)

@@ -85,7 +85,7 @@ def mass(
     L, U = float(batch_means(low).mean()), float(batch_means(high).mean())
     value = offset + share * (L + U) / 2
     band, random = share * (U - L), share * ((upper - lower) - (U - L))
-    lower, upper = max(0.0, offset + share * lower), min(1.0, offset + share * upper)
+    lower, upper = offset + share * max(0.0, lower), offset + share * min(1.0, upper)
     return Estimate(
         value=min(max(value, lower), upper),
         stderr=share * stderr,

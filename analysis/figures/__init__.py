@@ -1,0 +1,8 @@
+"""Figures: functions that take `ax=None` and return Axes, and the one figure of a record."""
+
+from analysis.figures.bands import plot_cdf_band, plot_mass_curve
+from analysis.figures.density import plot_density
+from analysis.figures.overview import plot_record
+from analysis.figures.winq import plot_winq
+
+__all__ = ["plot_cdf_band", "plot_density", "plot_mass_curve", "plot_record", "plot_winq"]

@@ -1,0 +1,87 @@
+"""How a record is called: its name, bits, step and the identity of its configuration."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any, TypeGuard
+
+WINQ_LABEL = "reference procedure, not a bounded estimate"
+
+# What a run found or cost, as against what was asked for.
+RESULTS = ("checks", "cost", "environment", "reference", "summary", "warnings")
+
+
+def section(metadata: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return a section of a record's metadata; empty where it is missing."""
+    found = metadata.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def config_id(metadata: Mapping[str, Any]) -> str:
+    """Return 16 hexadecimal digits that name what was estimated and how, whatever came out."""
+    asked = {key: value for key, value in metadata.items() if key not in RESULTS}
+    text = json.dumps(asked, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def is_reference(metadata: Mapping[str, Any]) -> bool:
+    """Whether the record was made by the reference procedure (protocol "winq")."""
+    return section(metadata, "estimator").get("protocol") == "winq"
+
+
+def model_name(metadata: Mapping[str, Any]) -> str:
+    """Return the checkpoint's name: the last two parts of its path, or its hub id."""
+    path = section(metadata, "checkpoint").get("path")
+    return "/".join(PurePath(str(path)).parts[-2:]).lstrip("/") if path else "model"
+
+
+def bits_label(w_bits: Any, a_bits: Any) -> str:
+    """Return W2A16, W1.58A8, W4, or an empty string for an unquantized checkpoint."""
+    if not known(w_bits):
+        return ""
+    return f"W{float(w_bits):g}" + (f"A{float(a_bits):g}" if known(a_bits) else "")
+
+
+def step_label(step: Any) -> str:
+    """Return 800, 10K, 1.5M, or an empty string."""
+    if not known(step):
+        return ""
+    value = int(step)
+    for unit, name in ((1_000_000, "M"), (1_000, "K")):
+        if value >= unit and value % (unit // 10) == 0:
+            return f"{value / unit:g}{name}"
+    return str(value)
+
+
+def count_label(count: Any) -> str:
+    """Return 4,000 or 1.05M or 106M or 1.2B."""
+    if not known(count):
+        return "?"
+    value = float(count)
+    for unit, name in ((1e9, "B"), (1e6, "M")):
+        if value >= unit:
+            return f"{value / unit:.3g}{name}"
+    return f"{int(value):,}"
+
+
+def title_parts(metadata: Mapping[str, Any]) -> list[str]:
+    """Return checkpoint, bits, step, dimension and surface, leaving out what is not known."""
+    checkpoint = section(metadata, "checkpoint")
+    parts = [model_name(metadata)]
+    parts.append(bits_label(checkpoint.get("w_bits"), checkpoint.get("a_bits")))
+    if known(checkpoint.get("step")):
+        parts.append(f"step {step_label(checkpoint['step'])}")
+    if known(metadata.get("dim")):
+        parts.append(f"n = {count_label(metadata['dim'])}")
+    if metadata.get("surface"):
+        parts.append(f"surface {metadata['surface']}")
+    return [part for part in parts if part]
+
+
+def known(value: Any) -> TypeGuard[Any]:
+    """Whether a value is there: neither None nor NaN."""
+    return value is not None and not (isinstance(value, float) and math.isnan(value))

@@ -1,0 +1,149 @@
+"""What the terminal says after an estimate: every number with its interval and its scope.
+
+Near-zero masses come with the plain node sum that other tools report, the words "not resolved"
+where the interval is wide, and, under them, the exact zeros and the product error without which
+they cannot be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from analysis.labels import WINQ_LABEL, is_reference, known, section, title_parts
+from analysis.load import rms_of, summary_of
+from analysis.tables import (
+    BELOW,
+    DASH,
+    SIGN,
+    aligned,
+    number_interval,
+    percent,
+    share_interval,
+    text,
+)
+from spectra.record.spectrum import Spectrum
+
+SCOPES = ("batches", "population")
+
+
+def summary_lines(spectrum: Spectrum) -> list[str]:
+    """Return the record's summary as lines for a terminal.
+
+    A record of the reference procedure is labelled as such, and its own numbers are given.
+    """
+    meta = spectrum.metadata
+    lines = [", ".join(title_parts(meta)), effort(spectrum)]
+    if is_reference(meta):
+        return lines + _reference(spectrum) + _zeros(spectrum)
+    summary = summary_of(spectrum)
+    if not summary:
+        return [*lines, "no probe has finished: nothing is known yet"]
+    scopes = [s for s in SCOPES if any(_of(entry, s) for entry in summary.values())]
+    heads = {"batches": f"95 %, {_batches(spectrum)}", "population": "95 %, population over data"}
+    cells = [["", "value", *(heads[scope] for scope in scopes), "node sum"]]
+    for name, key in (("λmin", "lambda_min"), ("λmax", "lambda_max")):
+        cells += _number(name, summary.get(key), scopes)
+    cells += _number("mean eigenvalue", summary.get("mean_eigenvalue"), scopes)
+    square = summary.get("mean_square_eigenvalue")
+    cells += _number("rms eigenvalue", {s: rms_of(_of(square, s)) for s in scopes}, scopes)
+    cells += _mass("mass λ < 0", summary.get("negative_mass"), scopes)
+    notes = []
+    for entry in summary.get("near_zero") or []:
+        cells += _mass(threshold_words(entry), entry, scopes) or [
+            [threshold_words(entry), "", *[BELOW] * len(scopes), DASH]
+        ]
+        note = _of(entry, "batches").get("note") or entry.get("note")
+        notes += [f"  {note}".translate(SIGN)] if note else []
+    return [*lines, *aligned(cells), *notes, *_zeros(spectrum)]
+
+
+def effort(spectrum: Spectrum) -> str:
+    """Return "3 batches × 1 probe × 100 steps, float32, unfinished (2 of 3 probes)"."""
+    batches, probes, length = spectrum.alphas.shape
+    estimator = section(spectrum.metadata, "estimator")
+    steps = spectrum.measure.steps if spectrum.finished else length
+    words = f"{_many(batches, 'batch')} × {_many(probes, 'probe')} × {_many(steps, 'step')}"
+    kind = estimator.get("dtype")
+    words += f", {kind}" if kind else ""
+    if not spectrum.complete:
+        words += f", unfinished ({spectrum.finished} of {batches * probes} probes)"
+    return words
+
+
+def threshold_words(entry: Mapping[str, Any]) -> str:
+    """Return "mass |λ| ≤ 0.0015", or with the factor of the spectral radius ρ."""
+    relative = entry.get("relative_tau")
+    words = f"{relative:g}ρ = {entry['tau']:.3g}" if known(relative) else f"{entry['tau']:g}"
+    return f"mass |λ| ≤ {words}"
+
+
+def _many(count: int, name: str) -> str:
+    plural = "es" if name.endswith("ch") else "s"
+    return f"{count} {name}{plural if count != 1 else ''}"
+
+
+def _batches(spectrum: Spectrum) -> str:
+    count = spectrum.measure.num_batches
+    return "this batch" if count == 1 else f"these {count} batches"
+
+
+def _of(entry: Any, scope: str) -> dict[str, Any]:
+    found = entry.get(scope) if isinstance(entry, Mapping) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _number(name: str, entry: Any, scopes: list[str]) -> list[list[str]]:
+    if not _of(entry, "batches"):
+        return []
+    intervals = [number_interval(_of(entry, s).get("lower"), _of(entry, s).get("upper"))
+                 for s in scopes]  # fmt: skip
+    return [[name, f"{_of(entry, 'batches')['value']:.4g}".translate(SIGN), *intervals, ""]]
+
+
+def _mass(name: str, entry: Any, scopes: list[str]) -> list[list[str]]:
+    """A mass has no bare value: the middle of its band would be read as a measurement."""
+    here = _of(entry, "batches")
+    if not here:
+        return []
+    intervals = [share_interval(_of(entry, s).get("lower"), _of(entry, s).get("upper"))
+                 for s in scopes]  # fmt: skip
+    sums = here.get("node_sum")
+    return [[name, "", *intervals, f"{sums:.3f}" if known(sums) else DASH]]
+
+
+def _zeros(spectrum: Spectrum) -> list[str]:
+    checks = section(spectrum.metadata, "checks")
+    structural, error = checks.get("structural_zero_fraction"), checks.get("product_error")
+    words = [
+        f"structural zeros: at least {percent(structural)} of n"
+        if known(structural)
+        else "structural zeros: not known"
+    ]
+    masked = spectrum.metadata.get("masked_fraction")
+    if known(masked) and masked > 0:
+        words.append(f"masked zeros: {percent(masked)} (counted in the masses)")
+    words.append(
+        f"product error δ = {text(float(error))}: nothing below it is reportable"
+        if known(error)
+        else "product error δ: not measured"
+    )
+    return ["; ".join(words)]
+
+
+def _reference(spectrum: Spectrum) -> list[str]:
+    reference = section(spectrum.metadata, "reference")
+    lines = [WINQ_LABEL]
+    mean, spread = reference.get("near_zero_mean"), reference.get("near_zero_std")
+    if known(mean):
+        tau = float(reference.get("tau") or 1.5e-3)
+        error = f" ± {float(spread):.4f} (std over batches)" if known(spread) else ""
+        lines.append(f"node sum |λ| < {tau:g}: {float(mean):.4f}{error}, true error not known")
+    for name, key, words in (
+        ("λmin", "lambda_min", "smallest node with weight above 1e-8"),
+        ("λmax", "lambda_max", "median over probes of the largest node"),
+    ):
+        if known(reference.get(key)):
+            value = f"{float(reference[key]):.4g}".translate(SIGN)
+            lines.append(f"{name} = {value} ({words})")
+    return lines if len(lines) > 1 else [*lines, "its numbers are not in this record yet"]

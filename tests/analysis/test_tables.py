@@ -1,0 +1,138 @@
+"""Tables and the terminal summary: intervals that contain what was computed, and their company."""
+
+import re
+
+import numpy as np
+import pytest
+
+import analysis
+from analysis import labels, tables
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, one, several, reference):
+    place = tmp_path_factory.mktemp("results")
+    for name, spectrum in (("a", one), ("b", several), ("ref", reference)):
+        spectrum.save(place / name)
+    return analysis.load(place)
+
+
+def ends(cell):
+    found = re.fullmatch(r"\[(\S+), (\S+)\]", cell)
+    return tuple(float(end.replace("−", "-")) for end in found.groups())
+
+
+def test_near_zero_masses_are_intervals_and_never_bare_numbers(runs):
+    shown = analysis.table(runs, relative=True)
+    columns = [name for name in shown.columns if name.startswith("|λ|≤")]
+    assert columns[:3] == ["|λ|≤0.0015", "|λ|≤0.01", "|λ|≤0.1"]
+    assert len(columns) == 6
+    for cell in shown[columns].to_numpy().ravel():
+        assert re.match(r"\[.*\]$|ref |below δ$|–$", cell), cell
+    assert shown.loc[1, "|λ|≤0.0015"] == "below δ"
+    assert list(shown.columns)[-3:] == ["masked", "structural", "δ"]
+
+
+def test_the_reference_procedure_is_labelled(runs, reference):
+    shown = analysis.table(runs).set_index("run").loc["ref"]
+    assert shown["|λ|≤0.0015"] == "ref 0.648 ± 0.012"
+    assert shown["|λ|≤0.01"] == "–"
+    assert labels.WINQ_LABEL in analysis.table_text(runs)
+    lines = "\n".join(analysis.summary_lines(reference))
+    assert labels.WINQ_LABEL in lines
+    assert "0.6484 ± 0.0119" in lines
+    assert "[" not in lines  # no interval is claimed
+
+
+def test_what_runs_share_is_said_once(runs):
+    words = analysis.table_text(runs)
+    assert words.splitlines()[0] == "all runs: bits W2A16, step 800, structural ≥5.0 %"
+    header = words.splitlines()[1]
+    assert "surface" in header
+    assert "bits" not in header
+
+
+def test_a_table_of_one_run_and_chosen_thresholds(runs):
+    shown = analysis.table(runs.iloc[:1], taus=[0.1, 7.0], by=["seed"])
+    assert shown["seed"].tolist() == ["3"]
+    assert [c for c in shown.columns if c.startswith("|λ|")] == ["|λ|≤0.1"]
+    assert "structural" in analysis.table_text(runs.iloc[:1])
+
+
+def test_unfinished_runs_are_named(tmp_path, make):
+    make(steps=5, batches=2, unfinished=1).save(tmp_path / "begun")
+    assert "unfinished: begun" in analysis.table_text(analysis.load(tmp_path))
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_printed_intervals_contain_the_computed_ones(seed):
+    rng = np.random.default_rng(seed)
+    low, high = np.sort(rng.uniform(0, 1, 2) ** rng.integers(1, 6))
+    shown = ends(tables.share_interval(low, high))
+    assert 0 <= shown[0] <= low + 1e-8
+    assert high - 1e-8 <= shown[1] <= 1
+    centre, width = rng.normal() * 10.0 ** rng.integers(-9, 9), 10.0 ** rng.uniform(-9, 3)
+    low, high = centre - width * abs(centre), centre + width * abs(centre)
+    shown = ends(tables.number_interval(low, high))
+    slack = 1e-10 * max(abs(low), abs(high))
+    assert shown[0] <= low + slack
+    assert high <= shown[1] + slack
+    assert shown[1] - shown[0] <= 1.25 * (high - low) + 3e-4 * max(abs(low), abs(high))
+
+
+def test_cells_for_what_is_missing_or_infinite():
+    assert tables.share_interval(None, 0.5) == "–"
+    assert tables.share_interval(0.0, 0.94) == "[0.00, 0.94]"
+    assert tables.share_interval(0.6484, 0.6502) == "[0.6484, 0.6502]"
+    assert tables.number_interval(float("nan"), 1.0) == "–"
+    assert tables.number_interval(1.0, float("inf")) == "[1, inf]"
+    assert tables.number_interval(-4.0021, -3.998) == "[−4.0021, −3.9980]"
+    assert tables.plus_minus(2.5, None) == "2.5"
+    assert tables.plus_minus(2.5134, 0.0213) == "2.513 ± 0.021"
+    assert tables.text(None) == "–"
+
+
+def test_the_summary_names_its_scopes_and_what_is_not_resolved(several):
+    lines = analysis.summary_lines(several)
+    words = "\n".join(lines)
+    assert "95 %, these 4 batches" in words
+    assert "95 %, population over data" in words
+    assert "not resolved with 60 steps" in words
+    assert "below δ" in words
+    assert lines[-1].startswith("structural zeros: at least 5.0 % of n; masked zeros: 25.0 %")
+    assert "product error δ = 0.002" in lines[-1]
+    for line in lines:
+        if line.startswith("mass |λ|"):
+            assert "[" in line or "below δ" in line
+
+
+def test_the_summary_of_one_batch_claims_nothing_about_data(one):
+    words = "\n".join(analysis.summary_lines(one))
+    assert "95 %, this batch" in words
+    assert "population" not in words
+    assert "product error δ: not measured" in words
+
+
+def test_the_summary_of_nothing_and_of_traces_only(make):
+    nothing = make(steps=5, unfinished=1)
+    assert "no probe has finished" in "\n".join(analysis.summary_lines(nothing))
+    traces = "\n".join(analysis.summary_lines(make(steps=5, kind="rademacher")))
+    assert "mean eigenvalue" in traces
+    assert "mass" not in traces
+
+
+def test_labels():
+    assert labels.bits_label(1.58, 16) == "W1.58A16"
+    assert labels.bits_label(None, 16) == ""
+    assert labels.bits_label(4, float("nan")) == "W4"
+    assert [labels.step_label(s) for s in (None, 0, 800, 10_000, 1_500_000)] == [
+        "", "0", "800", "10K", "1.5M",
+    ]  # fmt: skip
+    assert labels.model_name({"checkpoint": {"path": "HuggingFaceTB/SmolLM2-135M"}}) == (
+        "HuggingFaceTB/SmolLM2-135M"
+    )
+    assert (
+        labels.model_name({"checkpoint": {"path": "/a/b/run/checkpoint-8"}}) == "run/checkpoint-8"
+    )
+    assert labels.model_name({"checkpoint": {"path": "/tiny"}}) == "tiny"
+    assert labels.count_label(106_168_320) == "106M"
