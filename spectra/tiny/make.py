@@ -55,7 +55,7 @@ def encode(tokenizer: Any, part: str) -> NDArray[np.int64]:
     return np.asarray(pieces, dtype=np.int64)
 
 
-def build_model(vocab_size: int, end_id: int, seed: int) -> Any:
+def build_model(vocab_size: int, end_id: int, seq_len: int, seed: int) -> Any:
     """Return the untrained model: Llama, hidden 128, 4 layers, 4 heads, tied embeddings."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -67,7 +67,7 @@ def build_model(vocab_size: int, end_id: int, seed: int) -> Any:
         num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=4,
-        max_position_embeddings=1024,
+        max_position_embeddings=seq_len,
         tie_word_embeddings=True,
         bos_token_id=end_id,
         eos_token_id=end_id,
@@ -126,7 +126,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m spectra.tiny.make", description=__doc__)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--vocab_size", type=int, default=1024)
-    parser.add_argument("--steps", type=int, default=12000)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--seq_len", type=int, default=256)
     parser.add_argument("--lr", type=float, default=3e-3)
@@ -138,7 +138,7 @@ def main(argv: list[str] | None = None) -> None:
     start = time.time()
     tokenizer = train_tokenizer(args.vocab_size)
     ids, heldout = encode(tokenizer, "train"), encode(tokenizer, "heldout")
-    model = build_model(args.vocab_size, tokenizer.eos_token_id, args.seed)
+    model = build_model(args.vocab_size, tokenizer.eos_token_id, args.seq_len, args.seed)
     train(model, ids, heldout, args)
     figures = {
         "parameters": sum(p.numel() for p in model.parameters()),

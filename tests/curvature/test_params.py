@@ -97,6 +97,31 @@ def test_fused_experts_are_refused_by_name():
     assert select_parameters(model, "*experts*").dim > 0
 
 
+def test_the_head_is_left_out_where_there_are_no_blocks():
+    class Flat(nn.Module):
+        config = None
+
+        def __init__(self):
+            super().__init__()
+            self.embed, self.inner, self.head = (
+                nn.Embedding(5, 3),
+                nn.Linear(3, 3),
+                nn.Linear(3, 5),
+            )
+
+        @property
+        def base_model(self):
+            return self
+
+        def get_input_embeddings(self):
+            return self.embed
+
+        def get_output_embeddings(self):
+            return self.head
+
+    assert select_parameters(Flat()).names == ("inner.weight",)
+
+
 def test_weights_without_derivative_and_computed_weights_are_refused():
     stored = nn.Linear(2, 2)
     stored.weight = nn.Parameter(torch.ones(2, 2, dtype=torch.int8), requires_grad=False)

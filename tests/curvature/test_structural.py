@@ -119,6 +119,20 @@ def test_weights_used_in_several_places_are_bounded_too():
     assert found.zeros <= exact_zeros(operator_matrix(H))
 
 
+def test_a_table_used_elsewhere_has_no_unseen_rows():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.table = nn.Embedding(6, 3)
+
+        def forward(self, ids):
+            return nn.functional.linear(torch.tanh(self.table(ids)), self.table.weight)
+
+    H = hessian(Tied(), [torch.tensor([1, 4])], params="all", loss=lambda m, x: m(x).pow(2).sum())
+    assert structural_zeros(H).zeros == 0
+
+
 def test_hooks_do_not_stay():
     model = llama()
     structural_zeros(hessian(model, [batch(1, 4)]))

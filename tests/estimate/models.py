@@ -9,12 +9,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 VOCAB = 32
 
 
-def random_llama(directory, *, hidden=8, layers=2, seed=0):
+def small_llama(*, hidden=8, intermediate=12, layers=2, seed=0):
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=VOCAB,
         hidden_size=hidden,
-        intermediate_size=12,
+        intermediate_size=intermediate,
         num_hidden_layers=layers,
         num_attention_heads=2,
         num_key_value_heads=2,
@@ -24,8 +24,11 @@ def random_llama(directory, *, hidden=8, layers=2, seed=0):
         bos_token_id=0,
         eos_token_id=0,
     )
-    model = LlamaForCausalLM(config)
-    model.save_pretrained(directory)
+    return LlamaForCausalLM(config)
+
+
+def random_llama(directory):
+    small_llama().save_pretrained(directory)
     return directory
 
 
