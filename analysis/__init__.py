@@ -1,6 +1,5 @@
 """From many records to tables and figures: pandas and matplotlib, no torch and no model."""
 
-from analysis.curves import Band, cdf_band, mass_band
 from analysis.figures import (
     plot_cdf_band,
     plot_density,
@@ -15,13 +14,10 @@ from analysis.summary import summary_lines
 from analysis.tables import table, table_text
 
 __all__ = [
-    "Band",
     "RecordWarning",
-    "cdf_band",
     "config_id",
     "figure_style",
     "load",
-    "mass_band",
     "plot_cdf_band",
     "plot_density",
     "plot_mass_curve",

@@ -14,7 +14,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator
 
-from analysis.curves import Band, cdf_band, mass_band
 from analysis.figures.axes import (
     as_spectra,
     lambda_axis,
@@ -25,7 +24,7 @@ from analysis.figures.axes import (
 )
 from analysis.labels import known, section
 from analysis.style import BLACK, BROWN, GREY, VERMILION, axes_for, colours, figure_style
-from spectra.quadrature import Measure
+from spectra.quadrature import Band, Measure, cdf_band, mass_band
 from spectra.record.spectrum import Spectrum
 
 CDF_POINTS = 400

@@ -139,7 +139,7 @@ class _MeanLoss(torch.autograd.Function):
         P = Probabilities(h, weight, bias, targets, memory)
         ctx.save_for_backward(h, weight, bias)
         ctx.P = P
-        return P.loss
+        return P.loss.clone()  # returning P.loss would tie ctx -> P -> loss -> ctx into a cycle
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:

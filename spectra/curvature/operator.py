@@ -23,7 +23,7 @@ from typing import Any, Literal, Protocol, get_args
 import torch
 
 from spectra.curvature.batches import move
-from spectra.curvature.failures import free_bytes, told, used_bytes
+from spectra.curvature.failures import free_bytes, give_back, told, used_bytes
 from spectra.curvature.loss import Loss
 from spectra.curvature.point import Point
 from spectra.errors import NumericalError, UsageError
@@ -161,7 +161,9 @@ class CurvatureOperator(SymmetricOperator):
 
     def release(self) -> None:
         """Free the kept graphs; the next product builds them again."""
-        self._graphs.clear()
+        if self._graphs:
+            self._graphs.clear()
+            give_back(self.device)
 
     def _graph(self, position: int, *, second_order: bool) -> BatchGraph:
         number = self._first + position

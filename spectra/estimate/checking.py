@@ -118,7 +118,7 @@ class Checks:
         shares[batch] = found.fraction
         known = [share for share in shares if share is not None]
         self.section["structural_zero_fraction"] = sum(known) / len(known)
-        if found.few_tokens:
+        if found.few_tokens and found.fraction > 0:
             self._warn(
                 f"{found.tokens} tokens an operator are fewer than the width of some layers: at "
                 f"least {found.fraction:.1%} of the eigenvalues are exact zeros for that reason "
@@ -131,15 +131,14 @@ class Checks:
         done = self.section.get("product_error_vectors") or not self.section.get("product_error")
         return None if done else VectorSampler(steps)
 
-    def after(
-        self, operator: SymmetricOperator, lanczos: Lanczos, sampler: VectorSampler | None
-    ) -> None:
-        """Measure the error on what the sampler kept, and the orthogonality of the first basis."""
-        if sampler is None:
-            return
-        self.section["product_error_vectors"] = 1 + len(sampler.vectors)
+    def orthogonality(self, lanczos: Lanczos) -> None:
+        """Record max |QᵀQ − I| of a run's basis, None where none is kept."""
         kept = lanczos.policy.where != "none"
         self.section["orthogonality_loss"] = lanczos.orthogonality_loss() if kept else None
+
+    def after(self, operator: SymmetricOperator, sampler: VectorSampler) -> None:
+        """Measure the product error on what the sampler kept."""
+        self.section["product_error_vectors"] = 1 + len(sampler.vectors)
         if isinstance(operator, CurvatureOperator) and operator.product_error is not None:
             for vector in sampler.vectors:
                 curvature_checks.measure_product_error(operator, vector)

@@ -15,9 +15,9 @@ from spectra.estimate.memory import MemoryPlan, plan_memory
 from spectra.estimate.output import check_same_run
 from spectra.estimate.reference import reference_numbers
 from spectra.estimate.runner import Family, Runner
-from spectra.estimate.settings import SLQSettings
+from spectra.estimate.settings import DTYPES, SLQSettings
 from spectra.estimate.store import ProbeStore
-from spectra.linalg import SymmetricOperator
+from spectra.linalg import BasisPolicy, SymmetricOperator
 from spectra.quadrature import summarize
 from spectra.record import SCHEMA, Spectrum
 
@@ -140,10 +140,22 @@ def _write(store: ProbeStore, output: Path) -> None:
 
 def finish(store: ProbeStore) -> None:
     """Fill in the summary from the probes that have run."""
+    _add_basis_rounding(store)
     spectrum = store.snapshot()
     store.metadata["summary"] = summarize(spectrum.measure)
     if store.metadata["estimator"].get("protocol", "").startswith("winq"):
         store.metadata["reference"] = reference_numbers(spectrum)
+
+
+def _add_basis_rounding(store: ProbeStore) -> None:
+    """Record what storing the basis in a lower precision adds to the product error."""
+    estimator = store.metadata["estimator"]
+    dtype, stored = DTYPES[estimator["vector_dtype"]], DTYPES[estimator["basis_dtype"]]
+    relative = BasisPolicy(estimator["basis"], stored).rounding(
+        store.metadata["dim_unmasked"], store.alphas.shape[2], dtype
+    )
+    ends = store.snapshot().measure.span
+    store.metadata["checks"]["basis_rounding"] = relative * max(abs(end) for end in ends)
 
 
 def _capped(settings: SLQSettings, dim: int) -> SLQSettings:

@@ -129,7 +129,10 @@ class Runner:
             done = int(lanczos.steps.sum()) - before
             self.cost["hvps"] += done
             bar.advance(done, lanczos.alphas[0], lanczos.betas[0])
-        self.checks.after(operator, lanczos, sampler)
         for row, index in enumerate(probes):
             count = int(lanczos.steps[row])
             self.store.put(batch, index, lanczos.alphas[row, :count], lanczos.betas[row, :count])
+        if sampler is not None:
+            self.checks.orthogonality(lanczos)
+            del lanczos  # its vectors would stand beside the float64 graph of the last check
+            self.checks.after(operator, sampler)

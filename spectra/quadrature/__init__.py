@@ -1,5 +1,6 @@
 """From Lanczos coefficients to numbers with errors: quadrature, bounds, functionals (no torch)."""
 
+from spectra.quadrature.bands import Band, cdf_band, mass_band
 from spectra.quadrature.density import density, log_density
 from spectra.quadrature.estimates import Estimate
 from spectra.quadrature.extremes import extremes
@@ -10,9 +11,11 @@ from spectra.quadrature.moments import moment
 from spectra.quadrature.outliers import find_outliers, pooled_outliers
 from spectra.quadrature.quantiles import quantile
 from spectra.quadrature.radau import RadauMasses, radau_masses, radau_rule
+from spectra.quadrature.stieltjes import sharp_bounds
 from spectra.quadrature.summary import summarize
 
 __all__ = [
+    "Band",
     "Estimate",
     "GaussRule",
     "Measure",
@@ -20,17 +23,20 @@ __all__ = [
     "Run",
     "as_runs",
     "cdf",
+    "cdf_band",
     "density",
     "extremes",
     "find_outliers",
     "gauss_rule",
     "log_density",
     "mass",
+    "mass_band",
     "moment",
     "node_sum",
     "pooled_outliers",
     "quantile",
     "radau_masses",
     "radau_rule",
+    "sharp_bounds",
     "summarize",
 ]

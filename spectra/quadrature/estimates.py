@@ -88,16 +88,12 @@ def check_scope(scope: str, batches: int) -> None:
         )
 
 
-def probe_halfwidth(
-    dim: int, probes: int, confidence: float, *, simultaneous: bool = False, events: float = 0.0
-) -> float:
-    """Return h = √(ln(2E/η)/((n + 2)P)), E masses asked for at once.
+def probe_halfwidth(dim: int, probes: int, confidence: float, *, events: float = 1.0) -> float:
+    """Return h = √(ln(2E/η)/((n + 2)P)) for E `events`: masses that are to hold at once.
 
-    E is `events` where given; else n, the jumps of one operator's distribution function, if
-    `simultaneous`; else 1. The mean of B distribution functions has nB jumps.
+    The mean of B distribution functions has nB jumps, so that many events make its whole curve.
     """
-    count = events or (float(dim) if simultaneous else 1.0)
-    return math.sqrt(math.log(2 * count / (1 - confidence)) / ((dim + 2) * probes))
+    return math.sqrt(math.log(2 * events / (1 - confidence)) / ((dim + 2) * probes))
 
 
 def student_halfwidth(values: Floats, confidence: float) -> float:

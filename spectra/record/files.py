@@ -45,7 +45,7 @@ def save(spectrum: Spectrum, directory: Path) -> Path:
     arrays |= {"nodes": spectrum.nodes, "weights": spectrum.weights}
     arrays["metadata"] = np.frombuffer(text.encode(), dtype=np.uint8)
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     try:
         directory.mkdir(parents=True, exist_ok=True)
         write_atomically(directory / ARRAYS, buffer.getvalue())

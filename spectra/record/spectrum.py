@@ -57,7 +57,8 @@ class Spectrum:
             runs=quadrature.as_runs(self.alphas, self.betas, self.steps),
             dim=dim,
             dim_unmasked=int(self.metadata.get("dim_unmasked", dim)),
-            product_error=float(checks.get("product_error") or 0.0),
+            product_error=float(checks.get("product_error") or 0.0)
+            + float(checks.get("basis_rounding") or 0.0),
             spherical=estimator.get("probe_kind", "sphere") == "sphere",
         )
 

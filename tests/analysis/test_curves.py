@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from analysis import curves
 from spectra import quadrature
 from spectra.errors import UsageError
+from spectra.quadrature.stieltjes import QUADRATURE_ERROR
 
 POINTS = np.concatenate([-np.geomspace(5, 1e-6, 40), [0.0], np.geomspace(1e-6, 40, 60)])
 
@@ -14,22 +14,22 @@ POINTS = np.concatenate([-np.geomspace(5, 1e-6, 40), [0.0], np.geomspace(1e-6, 4
 def test_sharp_bounds_are_those_of_the_radau_rule(make, steps):
     run = make(steps=steps).measure.runs[0][0]
     exact = quadrature.radau_masses(run.alphas, run.betas, POINTS)
-    lower, upper = curves.sharp_bounds(run.alphas, run.betas, POINTS)
-    assert np.abs(lower - exact.lower).max() < 3 * curves.QUADRATURE_ERROR
-    assert np.abs(upper - exact.upper).max() < 3 * curves.QUADRATURE_ERROR
+    lower, upper = quadrature.sharp_bounds(run.alphas, run.betas, POINTS)
+    assert np.abs(lower - exact.lower).max() < 3 * QUADRATURE_ERROR
+    assert np.abs(upper - exact.upper).max() < 3 * QUADRATURE_ERROR
 
 
 def test_bounds_are_scale_invariant_bit_for_bit(one):
     run = one.measure.runs[0][0]
-    base = curves.sharp_bounds(run.alphas, run.betas, POINTS)
-    scaled = curves.sharp_bounds(run.alphas * 2.0**-90, run.betas * 2.0**-90, POINTS * 2.0**-90)
+    base = quadrature.sharp_bounds(run.alphas, run.betas, POINTS)
+    scaled = quadrature.sharp_bounds(run.alphas * 2.0**-90, run.betas * 2.0**-90, POINTS * 2.0**-90)
     np.testing.assert_array_equal(base, scaled)
 
 
 def test_bounds_of_the_zero_operator_and_of_an_exhausted_one():
-    zero = curves.sharp_bounds(np.zeros(1), np.zeros(1), np.array([-1.0, 0.0, 1.0]))
+    zero = quadrature.sharp_bounds(np.zeros(1), np.zeros(1), np.array([-1.0, 0.0, 1.0]))
     np.testing.assert_allclose(zero, [[0, 0, 1], [0, 1, 1]], atol=2e-7)
-    point = curves.sharp_bounds(np.array([2.0]), np.zeros(1), np.array([1.0, 3.0]))
+    point = quadrature.sharp_bounds(np.array([2.0]), np.zeros(1), np.array([1.0, 3.0]))
     np.testing.assert_allclose(point, [[0, 1], [0, 1]], atol=2e-7)
 
 
@@ -51,7 +51,7 @@ def test_bounds_hold_the_measure_that_made_them(seed):
         q = w / beta
     x = rng.uniform(values[0] - 1, values[-1] + 1, 300)
     truth = np.array([min((start[values <= point] ** 2).sum(), 1.0) for point in x])
-    lower, upper = curves.sharp_bounds(np.array(alphas), np.array(betas), x)
+    lower, upper = quadrature.sharp_bounds(np.array(alphas), np.array(betas), x)
     assert (lower <= truth).all()
     assert (truth <= upper).all()
 
@@ -62,11 +62,11 @@ def test_pointwise_bands_agree_with_the_interval_rule(request, name, scope):
     measure = request.getfixturevalue(name).measure
     if scope == "population" and measure.num_batches < 3:
         with pytest.raises(UsageError, match="at least 3 batches"):
-            curves.cdf_band(measure, POINTS, scope=scope)
+            quadrature.cdf_band(measure, POINTS, scope=scope)
         return
     x, tau = np.array([-1.0, -0.05, 0.0, 0.02, 3.0]), np.array([0.004, 0.05, 2.0])
-    cdf = curves.cdf_band(measure, x, scope=scope, simultaneous=False)
-    masses = curves.mass_band(measure, tau, scope=scope, simultaneous=False)
+    cdf = quadrature.cdf_band(measure, x, scope=scope, simultaneous=False)
+    masses = quadrature.mass_band(measure, tau, scope=scope, simultaneous=False)
     for place, point in enumerate(x):
         true = quadrature.cdf(measure, point, scope=scope)
         got = (cdf.lower[place], cdf.upper[place], cdf.node_sum[place])
@@ -83,19 +83,19 @@ def test_simultaneous_bands_hold_the_dense_truth(make, eigenvalues):
     measure, values = make(steps=100, masked=1000).measure, eigenvalues(5000)
     values = np.concatenate([values, np.zeros(1000)])
     tau = np.geomspace(1e-5, 40, 200)
-    masses = curves.mass_band(measure, tau)
+    masses = quadrature.mass_band(measure, tau)
     truth = (np.abs(values)[:, None] <= tau).mean(axis=0)
     assert (masses.lower <= truth).all()
     assert (truth <= masses.upper).all()
     assert (masses.upper - masses.lower).min() < 0.1
-    cdf = curves.cdf_band(measure, POINTS)
+    cdf = quadrature.cdf_band(measure, POINTS)
     truth = (values[:, None] <= POINTS).mean(axis=0)
     assert (cdf.lower <= truth).all()
     assert (truth <= cdf.upper).all()
 
 
 def test_nothing_is_said_below_the_product_error(several):
-    band = curves.mass_band(several.measure, np.array([1.9e-3, 2.1e-3]))
+    band = quadrature.mass_band(several.measure, np.array([1.9e-3, 2.1e-3]))
     assert np.isnan(band.lower[0])
     assert np.isnan(band.upper[0])
     assert 0 <= band.lower[1] <= band.upper[1] <= 1
@@ -104,14 +104,14 @@ def test_nothing_is_said_below_the_product_error(several):
 def test_unequal_probe_counts_are_averaged_by_batch(make):
     measure = make(batches=2, probes=2, steps=30, unfinished=1).measure
     true = quadrature.cdf(measure, 0.1)
-    band = curves.cdf_band(measure, np.array([0.1]), simultaneous=False)
+    band = quadrature.cdf_band(measure, np.array([0.1]), simultaneous=False)
     np.testing.assert_allclose((band.lower[0], band.upper[0]), (true.lower, true.upper), atol=1e-6)
 
 
 def test_bad_requests_are_refused(make, one):
     with pytest.raises(UsageError, match="sphere"):
-        curves.cdf_band(make(steps=5, kind="rademacher").measure, POINTS)
+        quadrature.cdf_band(make(steps=5, kind="rademacher").measure, POINTS)
     with pytest.raises(UsageError, match="positive"):
-        curves.mass_band(one.measure, np.array([0.0]))
+        quadrature.mass_band(one.measure, np.array([0.0]))
     with pytest.raises(UsageError, match="confidence"):
-        curves.cdf_band(one.measure, POINTS, confidence=95)
+        quadrature.cdf_band(one.measure, POINTS, confidence=95)

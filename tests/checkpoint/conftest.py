@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from saved import build, save_tokenizer
+
+from tests.checkpoint.saved import build, save_tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from saved import build
 
 from spectra.checkpoint import describe, load_checkpoint
 from spectra.errors import CheckpointError
+from tests.checkpoint.saved import build
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])

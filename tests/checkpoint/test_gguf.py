@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from saved import VOCAB, build
 
 from spectra.checkpoint import describe, load_checkpoint
 from spectra.checkpoint.formats.gguf import read_gguf_header
 from spectra.data import token_batches
 from spectra.errors import CheckpointError
+from tests.checkpoint.saved import VOCAB, build
 
 gguf = pytest.importorskip("gguf")
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 import torch
-from saved import VOCAB, build
 
 import spectra.tiny
 from spectra.checkpoint import describe, load_checkpoint
 from spectra.errors import CheckpointError, UsageError
+from tests.checkpoint.saved import VOCAB, build
 
 
 def same(first: Any, second: Any) -> bool:

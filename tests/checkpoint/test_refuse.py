@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from saved import build
 
 from spectra.checkpoint import describe, load_checkpoint
 from spectra.checkpoint.tensors import read_header
 from spectra.errors import CheckpointError
+from tests.checkpoint.saved import build
 
 
 def refused(path: Path | str, match: str) -> str:

@@ -26,9 +26,17 @@ def result(checkpoint, tokens, tmp_path_factory):
     output = tmp_path_factory.mktemp("results") / "run"
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        code = main(
-            ["estimate", "--ckpt", str(checkpoint), "--data", str(tokens), "--output", str(output)]
-            + "--seq-len 24 --num_batches 3 --lanczos_steps 12 --dtype float64".split()
-        )
+        sizes = [
+            "--seq-len",
+            "24",
+            "--num_batches",
+            "3",
+            "--lanczos_steps",
+            "12",
+            "--dtype",
+            "float64",
+        ]
+        places = ["--ckpt", str(checkpoint), "--data", str(tokens), "--output", str(output)]
+        code = main(["estimate", *places, *sizes])
     assert code == 0
     return output, printed.getvalue()

@@ -150,11 +150,25 @@ def wrong_inputs(checkpoint, tokens, place):
     }
 
 
-CASES = (
-    "no verb, no checkpoint, unknown flag, bad number, absent checkpoint, empty checkpoint, "
-    "absent data, short data, foreign ids, no tokenizer, no parameters, no CUDA, bad dtype, "
-    "bad surface, no record, no such figure, bad info"
-).split(", ")
+CASES = [
+    "no verb",
+    "no checkpoint",
+    "unknown flag",
+    "bad number",
+    "absent checkpoint",
+    "empty checkpoint",
+    "absent data",
+    "short data",
+    "foreign ids",
+    "no tokenizer",
+    "no parameters",
+    "no CUDA",
+    "bad dtype",
+    "bad surface",
+    "no record",
+    "no such figure",
+    "bad info",
+]
 
 
 def test_every_wrong_input_is_a_case(checkpoint, tokens, tmp_path):

@@ -3,10 +3,10 @@
 import pytest
 import torch
 import transformers
-from models import VOCAB, batch, random_vectors, relative_error
 from torch import nn
 
 from spectra.curvature import hessian, select_parameters
+from tests.curvature.models import VOCAB, batch, random_vectors, relative_error
 
 SIZES = {
     "vocab_size": VOCAB,

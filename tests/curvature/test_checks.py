@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from models import batch, gpt2, llama, operator_matrix, random_vectors
 from torch import nn
 
 from spectra.curvature import checks, ggn, hessian
@@ -15,6 +14,7 @@ from spectra.curvature.checks import (
     run_checks,
 )
 from spectra.errors import NumericalError
+from tests.curvature.models import batch, gpt2, llama, operator_matrix, random_vectors
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])

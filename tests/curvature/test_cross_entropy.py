@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from models import relative_error
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn.functional import cross_entropy, linear
 
 from spectra.curvature.cross_entropy import Memory, head_cross_entropy
+from tests.curvature.models import relative_error
 
 MEMORIES = {
     "kept": Memory(),

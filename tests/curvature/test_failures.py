@@ -1,12 +1,14 @@
 """What torch says when memory ends or a derivative is missing becomes one sentence."""
 
+import gc
+
 import pytest
 import torch
-from models import batch, llama
 
 from spectra.curvature import hessian
 from spectra.curvature.failures import free_bytes, told, used_bytes
 from spectra.errors import OutOfMemoryError, SpectraError
+from tests.curvature.models import batch, llama
 
 
 @pytest.mark.parametrize(
@@ -48,3 +50,22 @@ def test_memory_is_counted():
     assert used_bytes(device) - before >= 2**26
     assert free_bytes(device) > 0
     del held
+
+
+def test_a_freed_graph_leaves_no_cycle_behind():
+    """A cycle would keep every graph of a recomputing run alive until the garbage collector."""
+    operator = hessian(llama(), [batch(2, 8)]).operator(0)
+    gc.collect()
+    gc.disable()
+    try:
+        operator.matvec(torch.ones(operator.dim))
+        operator.with_dtype(torch.float64).matvec(torch.ones(operator.dim, dtype=torch.float64))
+        operator.release()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        held = [thing for thing in gc.garbage if isinstance(thing, torch.Tensor)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert held == []

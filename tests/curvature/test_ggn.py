@@ -2,7 +2,13 @@
 
 import pytest
 import torch
-from models import (
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from spectra.curvature import ggn, hessian
+from spectra.errors import UsageError
+from tests.curvature.models import (
     batch,
     gpt2,
     llama,
@@ -12,12 +18,6 @@ from models import (
     relative_error,
     token_loss,
 )
-from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
-
-from spectra.curvature import ggn, hessian
-from spectra.errors import UsageError
 
 
 def dense_ggn(model, selection, batches):

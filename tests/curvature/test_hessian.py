@@ -4,7 +4,12 @@ import math
 
 import pytest
 import torch
-from models import (
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from spectra.curvature import hessian
+from spectra.errors import DataError, NumericalError, SpectraError, UsageError
+from tests.curvature.models import (
     VOCAB,
     batch,
     dense,
@@ -15,11 +20,6 @@ from models import (
     relative_error,
     token_loss,
 )
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
-
-from spectra.curvature import hessian
-from spectra.errors import DataError, NumericalError, SpectraError, UsageError
 
 MODELS = {
     "llama": lambda: llama(),

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from models import gpt2, llama
 from torch import nn
 
 from spectra.curvature import select_parameters
 from spectra.errors import UsageError
+from tests.curvature.models import gpt2, llama
 
 
 def test_linear_is_the_weights_of_the_blocks():

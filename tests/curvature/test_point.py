@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from models import batch, gpt2, llama, random_vectors
 from torch import nn
 
 from spectra.curvature import hessian
 from spectra.errors import UsageError
+from tests.curvature.models import batch, gpt2, llama, random_vectors
 
 
 def state(model):

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from models import VOCAB, batch, dense, gpt2, llama, operator_matrix
 from torch import nn
 
 from spectra.curvature import ggn, hessian, structural_zeros
+from tests.curvature.models import VOCAB, batch, dense, gpt2, llama, operator_matrix
 
 
 def exact_zeros(matrix):

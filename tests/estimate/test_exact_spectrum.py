@@ -1,4 +1,4 @@
-"""SLQ of a trained small model against all of its eigenvalues; run with -s for the README's table."""
+"""SLQ of a trained small model against all of its eigenvalues; -s prints the README's table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Interrupted and resumed equals uninterrupted, bit for bit; other runs' directories are refused."""
+"""Interrupted and resumed equals uninterrupted, bit for bit; other runs are refused."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def assert_same(one, two):
         assert np.array_equal(array, arrays(two)[name]), name
 
 
-class Stop(Exception):
+class StoppedError(Exception):
     pass
 
 
@@ -54,10 +54,10 @@ def test_stopped_after_some_probes_and_resumed(checkpoint, tokens, tmp_path, mon
         write(store, output)
         count += 1
         if count == after:
-            raise Stop
+            raise StoppedError
 
     monkeypatch.setattr(module, "_write", write_and_stop)
-    with pytest.raises(Stop):
+    with pytest.raises(StoppedError):
         estimate(checkpoint, tokens, tmp_path / "cut")
     monkeypatch.setattr(module, "_write", write)
     assert spectra.load(tmp_path / "cut").finished == after
@@ -145,8 +145,20 @@ def test_json_beside_the_arrays_says_the_same(checkpoint, tokens, tmp_path):
     assert told["summary"]["lambda_max"]["batches"]["value"] == pytest.approx(
         found.extremes()[1].value
     )
-    for key in (
-        "schema dim dim_unmasked params surface masked_fraction reduce checkpoint data estimator "
-        "checks cost summary environment"
-    ).split():
+    for key in [
+        "schema",
+        "dim",
+        "dim_unmasked",
+        "params",
+        "surface",
+        "masked_fraction",
+        "reduce",
+        "checkpoint",
+        "data",
+        "estimator",
+        "checks",
+        "cost",
+        "summary",
+        "environment",
+    ]:
         assert key in told

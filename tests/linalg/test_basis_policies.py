@@ -8,12 +8,12 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from dense import basis_of, diagonal, jacobi, outliers_and_bulk
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from spectra.errors import UsageError
 from spectra.linalg import BasisPolicy, Lanczos, SymmetricOperator, probe
+from tests.linalg.dense import basis_of, diagonal, jacobi, outliers_and_bulk
 
 N, M, OUTLIERS = 4000, 80, 12
 LAM = outliers_and_bulk(N, OUTLIERS)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from dense import F64, outliers_and_bulk, starts
 
 from spectra.linalg import BasisPolicy, Lanczos, SymmetricOperator, eigenpairs, probe, trace
+from tests.linalg.dense import F64, outliers_and_bulk, starts
 
 pytestmark = pytest.mark.gpu
 

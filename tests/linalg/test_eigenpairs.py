@@ -7,10 +7,10 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from dense import F64, diagonal, outliers_and_bulk, rotated
 
 from spectra.errors import NumericalWarning, UsageError
 from spectra.linalg import BasisPolicy, SymmetricOperator, eigenpairs
+from tests.linalg.dense import F64, diagonal, outliers_and_bulk, rotated
 
 N = 300
 LAM = np.sort(np.concatenate([np.random.default_rng(0).standard_normal(N - 6) * 0.1,

@@ -7,10 +7,10 @@ import io
 import numpy as np
 import pytest
 import torch
-from dense import F64, basis_of, diagonal, jacobi, outliers_and_bulk, rotated, starts
 
 from spectra.errors import NumericalError, UsageError
 from spectra.linalg import BasisPolicy, Lanczos, SymmetricOperator, probe
+from tests.linalg.dense import F64, basis_of, diagonal, jacobi, outliers_and_bulk, rotated, starts
 
 N = 80
 SPECTRA = {

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
-from dense import F64, rotated
 from scipy.sparse.linalg import LinearOperator, eigsh
 
 from spectra.errors import UsageError
 from spectra.linalg import Lanczos, SymmetricOperator, probe
+from tests.linalg.dense import F64, rotated
 
 A = rotated(np.linspace(-1, 2, 30))
 

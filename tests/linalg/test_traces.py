@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from dense import F64, diagonal, rotated
 
 from spectra.errors import NumericalError, UsageError
 from spectra.linalg import SymmetricOperator, probe, trace
 from spectra.quadrature import Estimate
+from tests.linalg.dense import F64, diagonal, rotated
 
 N = 200
 METHODS = ("hutchinson", "hutch++", "xtrace")

@@ -7,11 +7,11 @@ import itertools
 import mpmath
 import numpy as np
 import pytest
-from prescribed import KINDS, Seen, eigenvalues, run_lanczos
 
 from spectra.quadrature import Measure, Run, gauss_rule, radau_masses, radau_rule
 from spectra.quadrature.gauss import moment
 from spectra.quadrature.radau import CORNER_LIMIT, christoffel_number
+from tests.quadrature.prescribed import KINDS, Seen, eigenvalues, run_lanczos
 
 ROUNDING = 1e-11  # of masses that sum to 1, after some tens of float64 operations
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from prescribed import KINDS, eigenvalues, share
 
 from spectra.linalg import Lanczos, SymmetricOperator, probe
 from spectra.quadrature import Measure, Run, extremes, mass, moment
+from tests.quadrature.prescribed import KINDS, eigenvalues, share
 
 SEEDS = 1000
 ENOUGH = 950

@@ -9,7 +9,6 @@ import pytest
 import scipy.integrate
 import scipy.stats
 import torch
-from prescribed import KINDS, diagonal, eigenvalues, measure_of, run_lanczos, share
 
 from spectra.linalg import BasisPolicy, Lanczos, probe
 from spectra.quadrature import (
@@ -29,6 +28,7 @@ from spectra.quadrature import (
 )
 from spectra.quadrature.gauss import moment as run_moment
 from spectra.quadrature.outliers import corrected_weights
+from tests.quadrature.prescribed import KINDS, diagonal, eigenvalues, measure_of, run_lanczos, share
 
 
 @pytest.mark.parametrize("kind", KINDS)

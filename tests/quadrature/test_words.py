@@ -9,7 +9,6 @@ import re
 import numpy as np
 import pytest
 import scipy.stats
-from prescribed import eigenvalues, measure_of, run_lanczos
 
 from spectra.errors import UsageError
 from spectra.quadrature import (
@@ -27,6 +26,7 @@ from spectra.quadrature import (
 )
 from spectra.quadrature.estimates import RESOLVED_WIDTH, probe_halfwidth
 from spectra.quadrature.mass import effective_runs
+from tests.quadrature.prescribed import eigenvalues, measure_of, run_lanczos
 
 N = 6000
 LEVELS = (np.arange(N) + 0.5) / N
@@ -97,7 +97,7 @@ def test_intervals_for_all_ends_at_once_count_the_jumps() -> None:
     h_one = math.sqrt(math.log(2 / 0.05) / (n + 2))
     h_all = math.sqrt(math.log(n * (n + 1) / 0.05) / (n + 2))
     assert every.width - one.width == pytest.approx(2 * (h_all - h_one), abs=1e-12)
-    assert probe_halfwidth(n, 1, 0.95, simultaneous=True) == pytest.approx(
+    assert probe_halfwidth(n, 1, 0.95, events=n) == pytest.approx(
         math.sqrt(math.log(2 * n / 0.05) / (n + 2))
     )
 

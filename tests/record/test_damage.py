@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from records import ARRAY_NAMES, spectrum
 
 from spectra.errors import RecordError
 from spectra.record import SCHEMA, load, save
 from spectra.record.files import ARRAYS, METADATA
+from tests.record.records import ARRAY_NAMES, spectrum
 
 
 def test_no_record(tmp_path: Path) -> None:

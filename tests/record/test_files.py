@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from records import ARRAY_NAMES, assert_same, spectrum
 
 from spectra.errors import RecordError, UsageError
 from spectra.record import exists, files, load, save, write_atomically
 from spectra.record.files import ARRAYS, METADATA, sha256_of
+from tests.record.records import ARRAY_NAMES, assert_same, spectrum
 
 
 def test_save_and_load_are_inverse(tmp_path: Path) -> None:
