@@ -128,7 +128,9 @@ def _shape(found: checkpoint.Description) -> ModelShape:
             f"the configuration of {found.path!r} does not give width, blocks and vocabulary; its "
             "cost cannot be counted."
         )
-    heads = getattr(config, "num_attention_heads", None) or getattr(config, "n_head", 1)
+    heads = int(
+        getattr(config, "num_attention_heads", None) or getattr(config, "n_head", None) or 1
+    )
     widest = max((max(shape) for shape in found.linear.values()), default=found.hidden)
     return ModelShape(
         linear=sum(out * inner for out, inner in found.linear.values()),

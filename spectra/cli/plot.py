@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from spectra.cli.arguments import parse
 from spectra.errors import UsageError
@@ -48,7 +49,7 @@ def run(arguments: Sequence[str]) -> int:
     if asked.style == "winq":
         if len(runs) > 1:
             raise UsageError(f"style=winq draws one record, {len(runs)} were found; name one.")
-        drawn = analysis.plot_winq(spectra[0])
+        drawn: Any = analysis.plot_winq(spectra[0])
     elif len(runs) == 1:
         drawn = analysis.plot_record(spectra[0])
     else:

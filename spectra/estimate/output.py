@@ -7,7 +7,6 @@ data, parameters, surface, seed, steps, precision, basis. The number of probes m
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,7 @@ def identity(metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def open_output(directory: Path, *, resume: bool, overwrite: bool) -> Spectrum | None:
-    """Return the record to go on from, or None to begin; the directory is there and writable.
+    """Return the record to go on from, or None to begin; nothing is created yet.
 
     Raises:
         UsageError: If the directory holds a run and neither `resume` nor `overwrite` is given, or
@@ -54,7 +53,7 @@ def open_output(directory: Path, *, resume: bool, overwrite: bool) -> Spectrum |
         raise UsageError("resume and overwrite contradict each other; pass one of them.")
     if directory.exists() and not directory.is_dir():
         raise UsageError(f"output={str(directory)!r} is a file; pass a directory.")
-    held = directory.is_dir() and any(directory.iterdir())
+    held = directory.is_dir() and any(not _is_remnant(path) for path in directory.iterdir())
     if held and record.exists(directory):
         if resume:
             return record.load(directory)
@@ -68,30 +67,20 @@ def open_output(directory: Path, *, resume: bool, overwrite: bool) -> Spectrum |
             f"output={str(directory)!r} is not empty and holds no run of Spectra; pass an empty or "
             "new directory."
         )
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        if overwrite:
-            _remove_record(directory)
-    except OSError as error:
+    nearest = directory
+    while not nearest.exists():
+        nearest = nearest.parent
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
         raise RecordError(
-            f"output={str(directory)!r} cannot be written ({error.strerror}); pass a directory you "
-            "can write to."
-        ) from None
-    if not os.access(directory, os.W_OK | os.X_OK):
-        raise RecordError(
-            f"output={str(directory)!r} cannot be written (permission denied); pass a directory "
-            "you can write to."
+            f"output={str(directory)!r} cannot be written: {str(nearest)!r} is not a directory you "
+            "may write to; pass another --output."
         )
-    return None
+    return None  # an overwritten run stays until the first probe of the new one replaces it
 
 
-def _remove_record(directory: Path) -> None:
-    for path in directory.iterdir():
-        if path.name.startswith(("spectrum.", ".spectrum.")):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+def _is_remnant(path: Path) -> bool:
+    """Whether a file is what a killed process left of a record it was writing."""
+    return path.name.startswith(".spectrum.") and path.name.endswith(".tmp")
 
 
 def check_same_run(earlier: dict[str, Any], now: dict[str, Any], directory: Path) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
+from typing import Any
 
-import numpy as np
 import scipy.linalg
 from tqdm import tqdm
+
+from spectra.quadrature.gauss import Floats
 
 REFRESH = 0.5  # seconds between two looks at the Ritz values
 
@@ -16,12 +18,12 @@ class ProductBar:
     """A bar on stderr; silent where stderr is no terminal, or with TQDM_DISABLE set."""
 
     def __init__(self, total: int, description: str, *, show: bool) -> None:
-        self._bar: tqdm[None] = tqdm(
+        self._bar: Any = tqdm(
             total=total, desc=description, unit="product", disable=None if show else True
         )
         self._last = 0.0
 
-    def advance(self, count: int, alphas: np.ndarray, betas: np.ndarray) -> None:  # type: ignore[type-arg]
+    def advance(self, count: int, alphas: Floats, betas: Floats) -> None:
         """Count `count` more products of the run with these coefficients so far."""
         self._bar.update(count)
         if self._bar.disable or time.monotonic() - self._last < REFRESH or alphas.size == 0:

@@ -81,8 +81,8 @@ class Runner:
                 self.checks.before(operator, start, self.settings.seed)
                 self.checks.structural_zeros(operator, batch, self.store.steps.shape[0])
             size = self.settings.block_size
-            for start in range(0, len(missing), size):
-                self._block(operator, batch, missing[start : start + size], bar)
+            for first in range(0, len(missing), size):
+                self._block(operator, batch, missing[first : first + size], bar)
                 now = time.monotonic()
                 self.cost["seconds"] += now - started
                 started = now

@@ -87,9 +87,9 @@ def heldout_loss(model: Any, ids: NDArray[np.int64], seq_len: int, blocks: int) 
     """Return the mean loss (nats a token) over the first `blocks` blocks of `ids`."""
     model.eval()
     rows = torch.from_numpy(ids[: blocks * seq_len]).view(blocks, seq_len)
-    losses = [model(input_ids=chunk, labels=chunk).loss.item() for chunk in rows.split(16)]
+    losses = [float(model(input_ids=chunk, labels=chunk).loss) for chunk in rows.split(16)]
     model.train()
-    return float(np.mean(losses))
+    return sum(losses) / len(losses)
 
 
 def train(model: Any, ids: NDArray[np.int64], heldout: NDArray[np.int64], args: Any) -> None:
@@ -101,8 +101,8 @@ def train(model: Any, ids: NDArray[np.int64], heldout: NDArray[np.int64], args: 
     )
 
     def rate(step: int) -> float:
-        warm = min(1.0, (step + 1) / args.warmup)
-        return warm * 0.5 * (1 + math.cos(math.pi * step / args.steps))
+        warm: float = min(1.0, (step + 1) / args.warmup)
+        return warm * 0.5 * (1 + math.cos(math.pi * step / int(args.steps)))
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     generator = np.random.default_rng(args.seed)

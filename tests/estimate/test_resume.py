@@ -104,6 +104,9 @@ def test_a_directory_with_a_run_is_refused(checkpoint, tokens, tmp_path):
     estimate(checkpoint, tokens, tmp_path / "r")
     with pytest.raises(UsageError, match="--resume to go on with it"):
         estimate(checkpoint, tokens, tmp_path / "r")
+    with pytest.raises(spectra.SpectraError):
+        estimate(tmp_path / "no such checkpoint", tokens, tmp_path / "r", overwrite=True)
+    assert spectra.load(tmp_path / "r").complete  # not lost to a run that never began
     replaced = estimate(checkpoint, tokens, tmp_path / "r", seed=1, overwrite=True)
     assert replaced.metadata["estimator"]["seed"] == 1
 
@@ -136,6 +139,18 @@ def test_a_directory_of_something_else_is_refused(checkpoint, tokens, tmp_path):
     with pytest.raises(UsageError, match="contradict"):
         estimate(checkpoint, tokens, tmp_path, resume=True, overwrite=True)
     assert file.read_text() == "precious"
+
+
+def test_a_failed_start_leaves_nothing_behind(checkpoint, tokens, tmp_path):
+    with pytest.raises(spectra.SpectraError):
+        estimate(tmp_path / "no such checkpoint", tokens, tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
+def test_what_a_killed_first_write_left_is_no_obstacle(checkpoint, tokens, tmp_path):
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / ".spectrum.npz.17.tmp").write_bytes(b"half")
+    assert estimate(checkpoint, tokens, tmp_path / "r", num_batches=1).complete
 
 
 def test_json_beside_the_arrays_says_the_same(checkpoint, tokens, tmp_path):
