@@ -1,0 +1,82 @@
+"""What one does to all quantized layers of a model at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from spectra.quant.noise import Noise, NoiseState
+from spectra.quant.swap import quant_layers
+
+
+class QuantizedWeight(NamedTuple):
+    """A parameter as the forward sees it.
+
+    Attributes:
+        value: Q(W), the shape of the parameter, at least float32, without noise, detached.
+        mask: Where the straight-through estimator passes the gradient, boolean.
+    """
+
+    value: torch.Tensor
+    mask: torch.Tensor
+
+
+@torch.no_grad()
+def quantized_state(model: nn.Module) -> dict[str, QuantizedWeight]:
+    """Return Q(W) and the clip mask of every quantized weight, by parameter name.
+
+    The straight-through Hessian is M ∇²L(Q(W)) M: evaluate the model at these values under
+    `bypassed(model)` and sandwich with the masks.
+    """
+    return {
+        f"{name}.weight": QuantizedWeight(layer.quantized_weight().detach(), layer.mask())
+        for name, layer in quant_layers(model).items()
+    }
+
+
+def reset_(model: nn.Module, fraction: float) -> None:
+    """Move all quantized weights the `fraction` of the way toward the grid, in place.
+
+    Scales stay. The number of resets that frozen noise depends on is the training loop's to set.
+    """
+    for layer in quant_layers(model).values():
+        layer.reset_(fraction)
+
+
+def set_noise(model: nn.Module, noise: Noise | None, state: NoiseState | None = None) -> NoiseState:
+    """Give all quantized layers noise, or none.
+
+    Args:
+        model: A prepared model.
+        noise: What is perturbed; None takes noise away.
+        state: Where training stands; None keeps the model's own.
+
+    Returns:
+        The one state that all layers read, for the training loop to set.
+    """
+    layers = list(quant_layers(model).values())
+    shared = layers[0].shared
+    if state is not None:
+        shared.noise = state
+    for layer in layers:
+        layer.shared = shared
+        layer.set_noise(noise)
+    return shared.noise
+
+
+@contextmanager
+def bypassed(model: nn.Module, what: str = "weights") -> Iterator[None]:
+    """Run the model with its weights as they are, for the time of the context.
+
+    Args:
+        model: A prepared model.
+        what: "weights" leaves activation quantizers on; "all" turns them off too.
+    """
+    with ExitStack() as stack:
+        for layer in quant_layers(model).values():
+            stack.enter_context(layer.bypassed(what))
+        yield

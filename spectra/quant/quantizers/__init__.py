@@ -1,0 +1,1 @@
+"""One weight quantizer a file, registered by its decorator and found by the registry."""

@@ -1,0 +1,57 @@
+"""Quantizers by name. A quantizer is one file of `spectra.quant.quantizers`, found by itself."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from spectra.errors import UsageError, nearest
+from spectra.quant.quantizer import Quantizer
+
+_KNOWN: dict[str, type[Quantizer]] = {}
+_PACKAGE = "spectra.quant.quantizers"
+
+Q = TypeVar("Q", bound=type[Quantizer])
+
+
+def register(cls: Q) -> Q:
+    """Class decorator: make a quantizer known under its `name`."""
+    known = _KNOWN.setdefault(cls.name, cls)
+    if known.__qualname__ != cls.__qualname__ or known.__module__ != cls.__module__:
+        raise UsageError(
+            f"the quantizer name {cls.name!r} is taken by {known.__module__}.{known.__qualname__};"
+            " choose another."
+        )
+    return cls
+
+
+def quantizer_names() -> tuple[str, ...]:
+    """Return the names of all quantizers, sorted."""
+    package = importlib.import_module(_PACKAGE)
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{_PACKAGE}.{module.name}")
+    return tuple(sorted(_KNOWN))
+
+
+def get_quantizer(name: str, **options: Any) -> Quantizer:
+    """Return the quantizer `name` with its options.
+
+    Raises:
+        UsageError: If there is none of that name, or it has no such option or value.
+    """
+    known = quantizer_names()
+    if name not in known:
+        raise UsageError(
+            f"quantizer {name!r} is not known{nearest(name, known)}; pass one of "
+            f"{', '.join(known)}."
+        )
+    allowed = [field.name for field in fields(_KNOWN[name])]
+    for option in options:
+        if option not in allowed:
+            raise UsageError(
+                f"the quantizer {name!r} has no option {option!r}{nearest(option, allowed)}; it "
+                f"has {', '.join(allowed) or 'none'}."
+            )
+    return _KNOWN[name](**options)
