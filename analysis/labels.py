@@ -33,6 +33,11 @@ def is_reference(metadata: Mapping[str, Any]) -> bool:
     return section(metadata, "estimator").get("protocol") == "winq"
 
 
+def reference_label(metadata: Mapping[str, Any]) -> str:
+    """Return how a record of the reference procedure is labelled, with what was changed in it."""
+    return str(section(metadata, "reference").get("label") or WINQ_LABEL)
+
+
 def model_name(metadata: Mapping[str, Any]) -> str:
     """Return the checkpoint's name: the last two parts of its path, or its hub id."""
     path = section(metadata, "checkpoint").get("path")

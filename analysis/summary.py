@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from analysis.labels import WINQ_LABEL, is_reference, known, section, title_parts
+from analysis.labels import is_reference, known, reference_label, section, title_parts
 from analysis.load import rms_of, summary_of
 from analysis.tables import (
     BELOW,
@@ -133,7 +133,7 @@ def _zeros(spectrum: Spectrum) -> list[str]:
 
 def _reference(spectrum: Spectrum) -> list[str]:
     reference = section(spectrum.metadata, "reference")
-    lines = [WINQ_LABEL]
+    lines = [reference_label(spectrum.metadata)]
     mean, spread = reference.get("near_zero_mean"), reference.get("near_zero_std")
     if known(mean):
         tau = float(reference.get("tau") or 1.5e-3)

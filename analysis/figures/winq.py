@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
 from analysis.figures.axes import LAMBDA, three_digits
-from analysis.labels import WINQ_LABEL, bits_label, known, section, step_label
+from analysis.labels import bits_label, is_reference, known, reference_label, section, step_label
 from analysis.load import spectrum
 from analysis.style import BITS, BLACK, BLUE, axes_for, figure_style
 from spectra.quadrature import Measure
@@ -24,6 +24,8 @@ from spectra.record.spectrum import Spectrum
 BINS = 50
 FLOOR = 1e-9
 LEAST_WEIGHT = 1e-8
+
+HISTOGRAM = "50-bin histogram of nodes, not a bounded estimate"
 
 
 def plot_winq(run: Any, *, ax: Axes | None = None) -> Axes:
@@ -52,7 +54,8 @@ def plot_winq(run: Any, *, ax: Axes | None = None) -> Axes:
         ax.yaxis.set_minor_locator(NullLocator())
         ax.set_xlabel(LAMBDA)
         ax.set_ylabel("probability mass per bin")
-        ax.set_title(f"{_title(checkpoint)}{WINQ_LABEL}", loc="left", color="#444444")
+        kind = reference_label(one.metadata) if is_reference(one.metadata) else HISTOGRAM
+        ax.set_title(f"{_title(checkpoint)}{kind}", loc="left", color="#444444")
         ax.legend(
             *_legend(one, low, high), loc="upper right", bbox_to_anchor=(0.93, 1.0), frameon=True,
             facecolor="white", edgecolor="none", framealpha=0.9,

@@ -17,6 +17,8 @@ from spectra.estimate.memory import available_bytes, plan_memory
 from spectra.estimate.pipeline import DEFAULT_SEQ_LEN, resolve, settings
 from spectra.estimate.settings import DTYPES
 
+GRAPH_SHARE = 0.7  # of the free memory, beyond which graphs of a mean operator are rebuilt
+
 DESCRIPTION = """\
 What a checkpoint is, and the memory and time an estimate with these settings would take. Reads
 headers and configuration, no weights; times one matrix product for a fifth of a second."""
@@ -81,13 +83,13 @@ def _cost_lines(request: Request, found: checkpoint.Description, dim: int) -> li
     batches, size = request.num_batches or 1, request.batch_size or 1
     mean = request.reduce == "mean"
     tokens = seq_len * size * (batches if mean else 1)
-    cost = count(
-        _shape(found),
-        tokens=tokens,
-        seq_len=seq_len,
-        itemsize=dtype.itemsize,
-        kept=request.graph != "recompute",
-    )
+    sizes = {"tokens": tokens, "seq_len": seq_len, "itemsize": dtype.itemsize}
+    cost = count(_shape(found), **sizes, kept=request.graph != "recompute")
+    fits = cost.graph_bytes <= GRAPH_SHARE * available_bytes(device)
+    if mean and request.graph == "auto" and not fits:
+        cost = count(_shape(found), **sizes, kept=False)
+    kept = request.graph == "keep" or (request.graph == "auto" and (fits or not mean))
+    rebuilt = "" if kept else " (rebuilt in each product: 3 gradients instead of 2)"
     operators = 1 if mean else batches
     products = operators * asked.num_probes * min(asked.lanczos_steps, dim)
     seconds = products * cost.flops / (EFFICIENCY * matmul_rate(device, dtype))
@@ -97,7 +99,7 @@ def _cost_lines(request: Request, found: checkpoint.Description, dim: int) -> li
         f"{min(asked.lanczos_steps, dim)} steps = {products:,}, {cost.flops / 1e9:,.1f} GFLOP each",
         f"  time      about {_duration(seconds)}",
         f"  weights   {_size(cost.weight_bytes)}",
-        f"  graph     about {_size(cost.graph_bytes)} for {tokens:,} tokens",
+        f"  graph     about {_size(cost.graph_bytes)} for {tokens:,} tokens{rebuilt}",
         f"  checks    about {_size(cost.reference_bytes)} for one product in float64",
     ]
     return lines + _memory_lines(request, dim, dtype, device, cost)

@@ -7,6 +7,7 @@ stderr. Nothing heavy is imported before the verb is known.
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 import warnings
@@ -60,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(verb: str, arguments: list[str], *, debug: bool) -> int:
+    logging.basicConfig(stream=sys.stderr, format="spectra: %(message)s")
+    logging.getLogger("spectra").setLevel(logging.INFO)
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         warnings.simplefilter("always", SpectraWarning)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from spectra.estimate.store import ProbeStore
 from spectra.linalg import BasisPolicy, SymmetricOperator
 from spectra.quadrature import summarize
 from spectra.record import SCHEMA, Spectrum
+
+log = logging.getLogger(__name__)
 
 
 class _Members:
@@ -117,6 +120,7 @@ def run(
         check_same_run(earlier.metadata, sections, output or Path("memory"))
         _note_other_threads(earlier, sections)
         store.take_over(earlier)
+    _tell(store, plan)
     runner = Runner(
         family,
         settings,
@@ -134,6 +138,27 @@ def run(
     return store.snapshot()
 
 
+def _tell(store: ProbeStore, plan: MemoryPlan) -> None:
+    """Log what is about to be run and what it will take beside the model."""
+    batches, probes, steps = store.alphas.shape
+    done = int((store.steps > 0).sum())
+    log.info(
+        "%d operators × %d probes × %d steps = %s products%s; basis %s (%.2f GB), vectors %.2f GB, "
+        "%.1f GB free",
+        batches,
+        probes,
+        steps,
+        f"{batches * probes * steps:,}",
+        f", {done} probes done before" if done else "",
+        plan.policy.describe(),
+        plan.basis_bytes / 1e9,
+        plan.vector_bytes / 1e9,
+        plan.available / 1e9,
+    )
+    for note in store.metadata["notes"]:
+        log.info("note: %s", note)
+
+
 def _write(store: ProbeStore, output: Path) -> None:
     record.save(store.snapshot(), output)
 
@@ -143,7 +168,7 @@ def finish(store: ProbeStore) -> None:
     _add_basis_rounding(store)
     spectrum = store.snapshot()
     store.metadata["summary"] = summarize(spectrum.measure)
-    if store.metadata["estimator"].get("protocol", "").startswith("winq"):
+    if store.metadata["estimator"]["protocol"] == "winq":
         store.metadata["reference"] = reference_numbers(spectrum)
 
 

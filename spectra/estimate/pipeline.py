@@ -108,8 +108,6 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
 def resolve(request: Request) -> Request:
     """Return the request with the protocol's settings where it says nothing.
 
-    The protocol's name gets "(modified: …)" where explicit settings differ from it.
-
     Raises:
         UsageError: If the protocol or curvature is not known.
     """
@@ -121,16 +119,17 @@ def resolve(request: Request) -> Request:
     if request.curvature not in CURVATURES:
         raise UsageError(f"curvature={request.curvature!r} is not one of {', '.join(CURVATURES)}.")
     preset = PROTOCOLS[request.protocol]
-    changed = [
-        f"{key}={getattr(request, key)}"
-        for key, value in preset.items()
-        if getattr(request, key) not in (None, value)
-    ]
     filled = {key: value for key, value in preset.items() if getattr(request, key) is None}
-    protocol = request.protocol
-    if protocol != "spectra" and changed:
-        protocol = f"{protocol} (modified: {', '.join(changed)})"
-    return replace(request, protocol=protocol, **filled)
+    return replace(request, **filled)
+
+
+def protocol_changes(request: Request) -> list[str]:
+    """Return the settings, as "seq_len=256", in which a request differs from its protocol."""
+    return [
+        f"{key}={getattr(request, key)}"
+        for key, value in PROTOCOLS[request.protocol].items()
+        if getattr(request, key) != value
+    ]
 
 
 def estimate(ckpt: str | Path | Request, *, progress: bool = True, **options: Any) -> Spectrum:
@@ -163,7 +162,11 @@ def estimate(ckpt: str | Path | Request, *, progress: bool = True, **options: An
         metadata={
             "checkpoint": checkpoint.meta.metadata(),
             "data": batches.metadata(),
-            "estimator": {"protocol": request.protocol, "num_batches": len(batches)},
+            "estimator": {
+                "protocol": request.protocol,
+                "protocol_changes": protocol_changes(request),
+                "num_batches": len(batches),
+            },
         },
         output=None if request.output is None else Path(request.output),
         earlier=earlier,

@@ -18,7 +18,7 @@ import numpy as np
 
 from spectra.record import Spectrum
 
-LABEL = "reference procedure, not a bounded estimate"
+LABEL = "reference procedure{}, not a bounded estimate"
 TAU = 1.5e-3
 SMALLEST_WEIGHT = 1e-8
 SETTINGS: dict[str, Any] = {
@@ -47,8 +47,9 @@ def reference_numbers(spectrum: Spectrum) -> dict[str, Any]:
         high.append(np.median([x.max() for x, _ in pairs]))
     if not near_zero:
         return {}
+    changes = ", ".join(spectrum.metadata["estimator"].get("protocol_changes", []))
     return {
-        "label": LABEL,
+        "label": LABEL.format(f" with {changes}" if changes else ""),
         "tau": TAU,
         "near_zero_mean": float(np.mean(near_zero)),
         "near_zero_std": float(np.std(near_zero)),

@@ -70,10 +70,12 @@ def test_winq_protocol_is_the_reference_and_labelled(checkpoint, tokens):
             lanczos_steps=6, progress=False, check=False,
         )  # fmt: skip
     estimator, reference = found.metadata["estimator"], found.metadata["reference"]
-    assert estimator["protocol"] == "winq (modified: num_probes=3, lanczos_steps=6, num_batches=1)"
+    assert estimator["protocol"] == "winq"
+    changes = "num_probes=3, lanczos_steps=6, num_batches=1"
+    assert ", ".join(estimator["protocol_changes"]) == changes
     assert (estimator["dtype"], estimator["vector_dtype"]) == ("bfloat16", "bfloat16")
     assert estimator["basis"] == "none"
-    assert reference["label"] == "reference procedure, not a bounded estimate"
+    assert reference["label"] == f"reference procedure with {changes}, not a bounded estimate"
     nodes, weights = found.nodes[0], found.weights[0]
     inside = [w[np.abs(x) < 1.5e-3].sum() for x, w in zip(nodes, weights, strict=True)]
     assert reference["near_zero_mean"] == pytest.approx(np.mean(inside), abs=1e-12)
