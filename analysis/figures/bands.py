@@ -30,6 +30,7 @@ from spectra.record.spectrum import Spectrum
 CDF_POINTS = 400
 TAU_POINTS = 120
 PAPER_TAU = 1.5e-3  # arXiv 2605.17471 calls |λ| below this zero
+ABOVE_TAU_LABEL = 0.6  # of the height: free of the upright label at the paper's threshold
 ROOM_FOR_LABEL = 0.2  # of the axis: a narrower stretch has its label beside it
 
 
@@ -205,7 +206,7 @@ def _blind(ax: Axes, found: list[Spectrum], left: float, right: float) -> None:
     wide = math.log(end / left) > ROOM_FOR_LABEL * math.log(right / left)
     ax.annotate(
         f"not reportable\n|λ| < δ = {error:.2g}",
-        (math.sqrt(left * end) if wide else end, _free_height(found)),
+        (math.sqrt(left * end) if wide else end, _free_height(found) if wide else ABOVE_TAU_LABEL),
         xytext=(0 if wide else 4, 0), textcoords="offset points",
         ha="center" if wide else "left", va="center", fontsize=7.5, color="#444444",
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},

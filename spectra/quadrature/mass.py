@@ -182,7 +182,7 @@ def _words(
         return ""
     name = f"±{b:.3g}" if a == -b else f"[{a:.3g}, {b:.3g}]"
     text = (
-        f"mass within {name}: between {lower:.2f} and {upper:.2f}, "
+        f"mass within {name}: between {_down(lower):.2f} and {_up(upper):.2f}, "
         f"not resolved with {measure.steps} steps"
     )
     if random > RESOLVED_WIDTH / 2:
@@ -197,3 +197,11 @@ def _words(
 def _round_up(steps: int) -> int:
     unit = int(10 ** max(0, len(str(steps)) - 2))
     return -(-steps // unit) * unit
+
+
+def _down(x: float) -> float:
+    return math.floor(x * 100) / 100  # an interval is rounded outward, never inward
+
+
+def _up(x: float) -> float:
+    return math.ceil(x * 100) / 100
