@@ -1,0 +1,70 @@
+"""What `info` foretells, against what a product does and keeps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import spectra
+from spectra.data import Batch
+from spectra.estimate.cost import ModelShape, count
+
+TOKENS = 96
+
+
+@pytest.fixture(scope="module", params=[(64, 160, 4), (96, 192, 3)])
+def operator_and_shape(request):
+    hidden, intermediate, heads = request.param
+    config = LlamaConfig(
+        vocab_size=128,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=3,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+    )
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config)
+    ids = torch.randint(0, 128, (1, TOKENS))
+    operator = spectra.hessian(model, [Batch(ids, ids)]).operator(0)
+    shape = ModelShape(
+        linear=operator.dim,
+        head=hidden * 128,
+        layers=3,
+        hidden=hidden,
+        intermediate=intermediate,
+        heads=heads,
+        vocab=128,
+        parameters=sum(p.numel() for p in model.parameters()),
+    )
+    return operator, shape
+
+
+def test_flops_of_a_product(operator_and_shape):
+    operator, shape = operator_and_shape
+    told = count(shape, tokens=TOKENS, seq_len=TOKENS, itemsize=4, kept=True).flops
+    operator.prepare()
+    with FlopCounterMode(display=False) as counter:
+        operator.matvec(torch.ones(operator.dim))
+    assert counter.get_total_flops() == pytest.approx(told, rel=0.1)
+
+
+def test_bytes_the_graph_keeps(operator_and_shape):
+    operator, shape = operator_and_shape
+    told = count(shape, tokens=TOKENS, seq_len=TOKENS, itemsize=4, kept=True).graph_bytes
+    own = {p.untyped_storage().data_ptr() for p in operator.point.model.parameters()}
+    kept = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)  # held, so no address comes twice
+        return tensor
+
+    operator.release()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        operator.prepare()
+    gradients = 2 * 4 * operator.dim
+    assert sum(size for size, _ in kept.values()) + gradients == pytest.approx(told, rel=0.1)
