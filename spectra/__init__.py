@@ -24,8 +24,8 @@ _HOME = {
     "token_batches": "spectra.data",
     "hessian": "spectra.curvature",
     "ggn": "spectra.curvature",
-    "slq": "spectra.estimate",
-    "estimate": "spectra.estimate",
+    "slq": "spectra.estimation",
+    "estimate": "spectra.estimation",
     "SpectraError": "spectra.errors",
     "NumericalWarning": "spectra.errors",
 }

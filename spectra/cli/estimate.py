@@ -11,7 +11,7 @@ from typing import Any
 from spectra import checkpoint
 from spectra.cli.arguments import parse, say
 from spectra.errors import RecordError, SpectraError, UsageError
-from spectra.estimate import Request, estimate
+from spectra.estimation import Request, estimate
 from spectra.record import Spectrum
 
 DESCRIPTION = """\

@@ -11,11 +11,11 @@ from spectra import checkpoint
 from spectra.cli.arguments import parse
 from spectra.curvature.params import select_parameters
 from spectra.errors import OutOfMemoryError, SpectraError, UsageError
-from spectra.estimate import Request
-from spectra.estimate.cost import EFFICIENCY, Cost, ModelShape, count, matmul_rate
-from spectra.estimate.memory import available_bytes, plan_memory
-from spectra.estimate.pipeline import DEFAULT_SEQ_LEN, resolve, settings
-from spectra.estimate.settings import DTYPES
+from spectra.estimation import Request
+from spectra.estimation.cost import EFFICIENCY, Cost, ModelShape, count, matmul_rate
+from spectra.estimation.memory import available_bytes, plan_memory
+from spectra.estimation.pipeline import DEFAULT_SEQ_LEN, resolve, settings
+from spectra.estimation.settings import DTYPES
 
 GRAPH_SHARE = 0.7  # of the free memory, beyond which graphs of a mean operator are rebuilt
 

@@ -68,3 +68,11 @@ def test_every_lazy_name_resolves():
 def test_ci_runs_the_test_command_of_the_readme():
     command = (ROOT / ".ci" / "run").read_text().strip().splitlines()[-1].replace("-q ", "")
     assert command in (ROOT / "README.md").read_text()
+
+
+def test_lazy_names_are_not_hidden_by_modules():
+    """A room or file of the same name would replace the function once it is imported."""
+    import spectra
+
+    hidden = {path.stem for path in (ROOT / "spectra").iterdir()} & set(spectra.__all__)
+    assert not hidden

@@ -15,9 +15,9 @@ from spectra.checkpoint import Checkpoint, load_checkpoint
 from spectra.curvature.family import Curvature
 from spectra.data import TokenBatches, token_batches
 from spectra.errors import InputWarning, UsageError, nearest
-from spectra.estimate import engine, reference
-from spectra.estimate.output import open_output
-from spectra.estimate.settings import SLQSettings
+from spectra.estimation import engine, reference
+from spectra.estimation.output import open_output
+from spectra.estimation.settings import SLQSettings
 from spectra.record import Spectrum
 
 DEFAULT_SEQ_LEN = 512

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.estimate.models import random_llama, token_file
+from tests.estimation.models import random_llama, token_file
 
 
 @pytest.fixture(scope="session")

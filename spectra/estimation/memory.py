@@ -20,7 +20,7 @@ import psutil
 import torch
 
 from spectra.errors import OutOfMemoryError
-from spectra.estimate.settings import SLQSettings
+from spectra.estimation.settings import SLQSettings
 from spectra.linalg import BasisPolicy
 
 WORK_VECTORS = 6  # current, previous, product, its flat result, and two held for the checks

@@ -11,7 +11,7 @@ import torch
 
 import spectra
 from spectra.data import Batch
-from tests.estimate.models import small_llama
+from tests.estimation.models import small_llama
 
 
 @pytest.fixture(scope="module")

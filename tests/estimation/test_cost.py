@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import spectra
 from spectra.data import Batch
-from spectra.estimate.cost import ModelShape, count
+from spectra.estimation.cost import ModelShape, count
 
 TOKENS = 96
 

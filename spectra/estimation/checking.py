@@ -21,7 +21,7 @@ from spectra.curvature import checks as curvature_checks
 from spectra.curvature.operator import CurvatureOperator
 from spectra.curvature.structural import structural_zeros
 from spectra.errors import NumericalError, NumericalWarning, OutOfMemoryError
-from spectra.estimate.memory import available_bytes
+from spectra.estimation.memory import available_bytes
 from spectra.linalg import Lanczos, SymmetricOperator, probe
 
 ASSUMED_UNITS = 8.0  # rounding units of the operator's dtype, where no error is known

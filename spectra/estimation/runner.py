@@ -14,12 +14,12 @@ from typing import Any, Protocol
 
 import torch
 
-from spectra.estimate.checking import Checks
-from spectra.estimate.memory import MemoryPlan
-from spectra.estimate.peak import PeakMemory
-from spectra.estimate.progress import ProductBar
-from spectra.estimate.settings import SLQSettings
-from spectra.estimate.store import ProbeStore
+from spectra.estimation.checking import Checks
+from spectra.estimation.memory import MemoryPlan
+from spectra.estimation.peak import PeakMemory
+from spectra.estimation.progress import ProductBar
+from spectra.estimation.settings import SLQSettings
+from spectra.estimation.store import ProbeStore
 from spectra.linalg import Lanczos, SymmetricOperator, probe
 
 Saved = Callable[[ProbeStore], None]

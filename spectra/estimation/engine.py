@@ -11,13 +11,13 @@ from spectra import record
 from spectra.curvature.failures import told
 from spectra.curvature.family import Curvature
 from spectra.errors import InputWarning
-from spectra.estimate.environment import environment
-from spectra.estimate.memory import MemoryPlan, plan_memory
-from spectra.estimate.output import check_same_run
-from spectra.estimate.reference import reference_numbers
-from spectra.estimate.runner import Family, Runner
-from spectra.estimate.settings import DTYPES, SLQSettings
-from spectra.estimate.store import ProbeStore
+from spectra.estimation.environment import environment
+from spectra.estimation.memory import MemoryPlan, plan_memory
+from spectra.estimation.output import check_same_run
+from spectra.estimation.reference import reference_numbers
+from spectra.estimation.runner import Family, Runner
+from spectra.estimation.settings import DTYPES, SLQSettings
+from spectra.estimation.store import ProbeStore
 from spectra.linalg import BasisPolicy, SymmetricOperator
 from spectra.quadrature import summarize
 from spectra.record import SCHEMA, Spectrum
@@ -70,7 +70,7 @@ def slq(
         lanczos_steps: Products with each probe.
         seed: Of the probes.
         progress: Whether to show a progress bar on stderr, where that is a terminal.
-        **settings: See `spectra.estimate.settings.SLQSettings`.
+        **settings: See `spectra.estimation.settings.SLQSettings`.
 
     Raises:
         UsageError: If a setting is out of range.

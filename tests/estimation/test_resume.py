@@ -44,7 +44,7 @@ class StoppedError(Exception):
 @pytest.mark.parametrize("after", [1, 3, 5])
 def test_stopped_after_some_probes_and_resumed(checkpoint, tokens, tmp_path, monkeypatch, after):
     whole = estimate(checkpoint, tokens, tmp_path / "whole")
-    from spectra.estimate import engine as module
+    from spectra.estimation import engine as module
 
     count = 0
     write = module._write
