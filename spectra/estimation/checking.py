@@ -118,7 +118,8 @@ class Checks:
         shares[batch] = found.fraction
         known = [share for share in shares if share is not None]
         self.section["structural_zero_fraction"] = sum(known) / len(known)
-        if found.few_tokens and found.fraction > 0:
+        if found.few_tokens and found.fraction > 0 and not self.section.get("few_tokens"):
+            self.section["few_tokens"] = True  # said once a record: the share hardly changes
             self._warn(
                 f"{found.tokens} tokens an operator are fewer than the width of some layers: at "
                 f"least {found.fraction:.1%} of the eigenvalues are exact zeros for that reason "

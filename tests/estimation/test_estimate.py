@@ -93,7 +93,7 @@ def test_too_few_tokens_are_told(checkpoint, tokens):
     with pytest.warns(spectra.NumericalWarning, match="fewer than the width"):
         found = estimate(checkpoint, tokens, seq_len=5)
     assert found.metadata["checks"]["structural_zero_fraction"] > 0.1
-    assert found.metadata["warnings"]
+    assert len(found.metadata["warnings"]) == 1  # for two batches
 
 
 @pytest.mark.parametrize(
