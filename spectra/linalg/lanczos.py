@@ -11,11 +11,12 @@ working dtype of at least float32 unless told otherwise. One transfer to the hos
 (α_j, β_j) of all runs. The runs of a block are independent recurrences that share their products
 (`SymmetricOperator.matvecs`); this is not block Lanczos.
 
-*Breakdown*: β_j ≤ 4δ, δ the product error, means the Krylov space is invariant as far as products
-can tell, and the run ends there. If δ is unknown, only β_j ≤ 4 ε₆₄ max(α, β) ends it: relative to
-float32's ε a small bulk next to large outliers would be taken for zero, and an absolute threshold
-would not survive rescaling. Continuing after an unnoticed breakdown is harmless: the coupling β_j
-is as small as the noise, so nodes beyond it carry no weight.
+*Breakdown*: β_j ≤ 4 ε₆₄ max(α, β) means that the Krylov space is invariant, and the run ends there.
+The threshold is relative, so it survives rescaling, and that of float64, so a small bulk next to
+large outliers is not taken for zero. It is not the product error δ: δ is the error along outliers,
+while β_1 is the root mean square eigenvalue, and in bfloat16 a run would end at its first step.
+Continuing after an unnoticed breakdown is harmless: the coupling β_j is as small as the noise, so
+nodes beyond it carry no weight.
 
 Two passes suffice: Giraud, Langou & Rozložník 2005; Parlett, The Symmetric Eigenvalue Problem, 6.9.
 """
@@ -182,8 +183,6 @@ class Lanczos:
             W[p].zero_()
 
     def _breakdown_threshold(self, p: int) -> float:
-        if self.operator.product_error is not None:
-            return BREAKDOWN * self.operator.product_error
         largest = max(float(np.abs(self.alphas[p]).max()), float(self.betas[p].max()))
         return BREAKDOWN * EPS64 * largest
 

@@ -52,8 +52,8 @@ def save(spectrum: Spectrum, directory: Path) -> Path:
         write_atomically(directory / METADATA, (text + "\n").encode())
     except OSError as error:
         raise RecordError(
-            f"the record {str(directory)!r} cannot be written: {error.strerror}; what was saved "
-            "before is untouched: choose another --output or free the disk, and resume."
+            f"the record {str(directory)!r} cannot be written ({error.strerror}); probes saved "
+            "before are untouched: make room or pass another --output, then --resume."
         ) from None
     return directory
 

@@ -56,6 +56,7 @@ def test_bfloat16_model_keeps_float64_coefficients_and_tells_its_error(checkpoin
     found = estimate(checkpoint, tokens, dtype="bfloat16")
     exact = estimate(checkpoint, tokens, dtype="float64")
     assert found.alphas.dtype == np.float64
+    assert (found.steps == 20).all()
     assert found.metadata["checks"]["product_error_source"] == "measured"
     scale = exact.extremes()[1].value
     delta = found.metadata["checks"]["product_error"]
@@ -75,6 +76,7 @@ def test_winq_protocol_is_the_reference_and_labelled(checkpoint, tokens):
     assert ", ".join(estimator["protocol_changes"]) == changes
     assert (estimator["dtype"], estimator["vector_dtype"]) == ("bfloat16", "bfloat16")
     assert estimator["basis"] == "none"
+    assert (found.steps == 6).all()
     assert reference["label"] == f"reference procedure with {changes}, not a bounded estimate"
     nodes, weights = found.nodes[0], found.weights[0]
     inside = [w[np.abs(x) < 1.5e-3].sum() for x, w in zip(nodes, weights, strict=True)]

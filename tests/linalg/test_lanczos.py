@@ -242,19 +242,13 @@ def test_any_factor_scales_the_ritz_values(factor: float) -> None:
     )  # fmt: skip
 
 
-def test_breakdown_is_judged_by_the_product_error() -> None:
-    """A small bulk beside a large outlier is invariant only as far as products can tell."""
+def test_a_small_bulk_beside_an_outlier_is_no_breakdown() -> None:
+    """Whatever the product error: β_1 is the rms eigenvalue, δ the error along the outlier."""
     lam = np.concatenate([1e-9 * np.linspace(-1, 1, N - 1), [100.0]])
-    unknown = Lanczos(diagonal(lam), starts(N, 1)).extend(20)
-    assert int(unknown.steps[0]) == 20
-    known = diagonal(lam)
-    known.product_error = 1e-6
-    lanczos = Lanczos(known, starts(N, 1)).extend(20)
-    assert int(lanczos.steps[0]) == 2
-    assert lanczos.betas[0, 1] <= 4e-6
-    finer = diagonal(lam)
-    finer.product_error = 1e-12
-    assert int(Lanczos(finer, starts(N, 1)).extend(20).steps[0]) > 5
+    for error in (None, 1e-6, 10.0):
+        operator = diagonal(lam)
+        operator.product_error = error
+        assert int(Lanczos(operator, starts(N, 1)).extend(20).steps[0]) == 20
 
 
 def test_observers_see_vectors_and_products() -> None:
