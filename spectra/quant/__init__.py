@@ -6,6 +6,7 @@ from spectra.quant.model import QuantizedWeight, bypassed, quantized_state, rese
 from spectra.quant.noise import Noise, NoiseState
 from spectra.quant.quantizer import Quantizer
 from spectra.quant.registry import get_quantizer, quantizer_names, register
+from spectra.quant.saved import SavedQuantization, read_saved
 from spectra.quant.spec import QuantSpec, spec
 from spectra.quant.swap import convert, prepare, quant_layers
 
@@ -16,6 +17,7 @@ __all__ = [
     "QuantSpec",
     "QuantizedWeight",
     "Quantizer",
+    "SavedQuantization",
     "bypassed",
     "convert",
     "get_quantizer",
@@ -24,6 +26,7 @@ __all__ = [
     "quantize_activations",
     "quantized_state",
     "quantizer_names",
+    "read_saved",
     "register",
     "reset_",
     "set_noise",

@@ -23,7 +23,7 @@ from torch import nn
 from spectra.errors import InputWarning, UsageError
 from spectra.quant.activations import quantize_activations
 from spectra.quant.noise import Noise, NoiseState, What, draw
-from spectra.quant.quantizer import FULL_BITS, SCALE_FLOOR
+from spectra.quant.quantizer import FULL_BITS, SCALE_FLOOR, floored
 from spectra.quant.spec import QuantSpec
 
 BYPASSES = ("none", "weights", "all")
@@ -142,8 +142,26 @@ class QuantLinear(nn.Linear):
         return self._turn(self.quantizer.mask(rows, self._scale_of(rows).detach(), self._bits))
 
     @torch.no_grad()
+    def codes(self) -> torch.Tensor:
+        """Return the index of each weight's level, ascending from 0, uint8, the shape of `weight`.
+
+        Without quantization there are no levels, and all indices are 0.
+        """
+        if self._bits == FULL_BITS:
+            return torch.zeros_like(self.weight, dtype=torch.uint8)
+        rows = self._turn(self.weight)
+        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+        code = self.quantizer.code(rows / floored(self._scale_of(rows)), self._bits)
+        grid = torch.tensor(self.quantizer.grid(self._bits), dtype=code.dtype, device=code.device)
+        level = torch.bucketize(code.contiguous(), (grid[1:] + grid[:-1]) / 2)
+        return self._turn(level.to(torch.uint8))
+
+    @torch.no_grad()
     def reset_(self, fraction: float) -> None:
         """Move the weights toward their quantized values, in place: W ← (1−f) W + f Q(W).
+
+        A quantizer that works in Hadamard space, Q(W) = Hᵀ q(HW), needs no case of its own: H is
+        orthonormal, so this is W ← Hᵀ((1−f) HW + f q(HW)).
 
         Args:
             fraction: f, from 0 (nothing) to 1 (onto the grid).

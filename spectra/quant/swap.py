@@ -8,39 +8,43 @@ touched, and parameter names stay: `...q_proj.weight`, and `...q_proj.scale` bes
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from spectra.errors import InputWarning, UsageError
 from spectra.quant.layer import QuantLinear, Shared
-from spectra.quant.quantizer import FULL_BITS
+from spectra.quant.quantizer import FULL_BITS, SCALE_FLOOR
 from spectra.quant.spec import QuantSpec
 
 _KEY_VALUE = ("k_proj", "v_proj")
 _FUSED_NDIM = 3  # experts stacked into one tensor: (experts, out, in)
 
 
-def prepare(model: nn.Module, spec: QuantSpec) -> tuple[str, ...]:
+def prepare(
+    model: nn.Module, spec: QuantSpec, *, scales: Mapping[str, torch.Tensor] | None = None
+) -> tuple[str, ...]:
     """Swap the linear layers of the transformer blocks for quantized ones, in place.
 
     Args:
         model: A transformers causal language model, or any module: then every linear layer in it.
-        spec: What the layers do; scales are derived from the weights.
+        spec: What the layers do.
+        scales: Learned scales (out, 1) by the name of the layer, for every layer; None derives
+            them from the weights.
 
     Returns:
         Names of the swapped modules, in the order of the model.
 
     Raises:
         UsageError: If there is no linear layer, or one that cannot be quantized, the model is
-            quantized already, or `kv_bits` finds no separate key and value projections.
+            quantized already, `kv_bits` finds no separate key and value projections, or `scales`
+            does not fit the layers.
     """
-    found = _linear_layers(model)
-    if not found:
-        raise UsageError(
-            f"{type(model).__name__} has no linear layer in its transformer blocks to quantize; "
-            "pass a causal language model."
-        )
+    found = linear_layers(model)
+    if scales is not None:
+        _check_scales(scales, found)
     keys = [name for name in found if name.rpartition(".")[2] in _KEY_VALUE]
     if spec.kv_bits != FULL_BITS and not keys:
         raise UsageError(
@@ -48,10 +52,11 @@ def prepare(model: nn.Module, spec: QuantSpec) -> tuple[str, ...]:
             f"{type(model).__name__} has none (one projection may give keys and values together); "
             f"pass kv_bits={FULL_BITS}."
         )
-    shared = Shared()
+    shared = Shared(floor_told=scales is not None and _tell_floored(scales))
     swapped: dict[str, nn.Module] = {}
     for index, (name, linear) in enumerate(found.items()):
-        layer = QuantLinear.from_linear(linear, spec, name=name)
+        scale = None if scales is None else scales[name]
+        layer = QuantLinear.from_linear(linear, spec, scale=scale, name=name)
         layer.index, layer.shared = index, shared
         layer.output_bits = spec.kv_bits if name in keys else FULL_BITS
         swapped[name] = layer
@@ -108,7 +113,12 @@ def _replace(model: nn.Module, new: dict[int, nn.Module]) -> None:
             model.set_submodule(name, new[id(module)])
 
 
-def _linear_layers(model: nn.Module) -> dict[str, nn.Module]:
+def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the layers of `model` that `prepare` swaps, by name, in the order of the model.
+
+    Raises:
+        UsageError: If there is none, or one that cannot be quantized.
+    """
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
     found: dict[str, nn.Module] = {}
     owners: dict[int, str] = {}
@@ -130,7 +140,39 @@ def _linear_layers(model: nn.Module) -> dict[str, nn.Module]:
                     )
             else:
                 _refuse_fused(where, module)
+    if not found:
+        raise UsageError(
+            f"{type(model).__name__} has no linear layer in its transformer blocks to quantize; "
+            "pass a causal language model."
+        )
     return found
+
+
+def _check_scales(scales: Mapping[str, torch.Tensor], layers: Mapping[str, nn.Module]) -> None:
+    lacking = [name for name in layers if name not in scales]
+    strange = [name for name in scales if name not in layers]
+    if lacking or strange:
+        what = f"none for {lacking[0]}" if lacking else f"some for {strange[0]}, no such layer"
+        raise UsageError(
+            f"{len(scales)} scales were given for {len(layers)} layers, {what}; pass one for each "
+            "layer, or none at all to derive them from the weights."
+        )
+    for name, scale in scales.items():
+        if not bool(torch.isfinite(scale).all()):
+            raise UsageError(f"the scales given for {name} are not finite; check the checkpoint.")
+
+
+def _tell_floored(scales: Mapping[str, torch.Tensor]) -> bool:
+    low = {name: count for name, s in scales.items() if (count := int((s <= SCALE_FLOOR).sum()))}
+    if low:
+        total = sum(scale.numel() for scale in scales.values())
+        warnings.warn(
+            f"{sum(low.values())} of {total} given scales are not above {SCALE_FLOOR:g} (the first "
+            f"in {next(iter(low))}); they work as {SCALE_FLOOR:g}: check the checkpoint.",
+            InputWarning,
+            stacklevel=3,
+        )
+    return bool(low)
 
 
 def _refuse_fused(where: str, module: nn.Module) -> None:

@@ -11,7 +11,7 @@ from spectra.errors import InputWarning, UsageError
 from spectra.quant import QuantLinear, get_quantizer, prepare, quant_layers, spec
 from spectra.quant.activations import quantize_activations
 from tests.curvature.models import llama
-from tests.quant.cases import gaussian
+from tests.quant.cases import CASES, gaussian
 
 
 def plain(kind, dtype=torch.float32):
@@ -202,3 +202,24 @@ def test_compiling_keeps_the_numbers_in_one_graph():
 def test_printing_says_what_the_layer_does():
     layer = QuantLinear.from_linear(plain("Linear"), spec("paretoq", w_bits=1.58, a_bits=8))
     assert "paretoq, w_bits=1.58, a_bits=8" in repr(layer)
+
+
+@pytest.mark.parametrize(("name", "bits"), CASES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("kind", ["Linear", "Conv1D"])
+def test_codes_name_the_level_of_every_weight(name, bits, dtype, kind):
+    layer = QuantLinear.from_linear(plain(kind).to(dtype), spec(name, w_bits=bits))
+    codes = layer.codes()
+    assert codes.shape == layer.weight.shape
+    rows = layer.weight.detach().T if kind == "Conv1D" else layer.weight.detach()
+    rows = rows.to(torch.promote_types(dtype, torch.float32))
+    scale = layer.quantizer.initial_scale(rows, bits) if layer.scale is None else layer.scale
+    grid = torch.tensor(layer.quantizer.grid(bits), dtype=rows.dtype)
+    levels = grid[(codes.T if kind == "Conv1D" else codes).long()] * scale.detach()
+    expected = layer.quantized_weight().detach()
+    torch.testing.assert_close(levels, expected.T if kind == "Conv1D" else expected)
+
+
+def test_codes_without_quantization_are_all_equal():
+    layer = QuantLinear.from_linear(plain("Linear"), spec("paretoq", w_bits=16))
+    assert not layer.codes().any()

@@ -19,6 +19,7 @@ from spectra.quant import (
     spec,
 )
 from spectra.quant.noise import NoiseState
+from spectra.quant.swap import linear_layers
 from tests.curvature.models import gpt2, llama
 
 TWO = spec("paretoq", w_bits=2)
@@ -201,3 +202,83 @@ def test_a_prepared_model_trains_its_weights_and_scales(build):
         assert float(layer.weight.grad.abs().max()) > 0
         assert float(layer.scale.grad.abs().max()) > 0
         assert not layer.weight.grad[~layer.mask()].any()
+
+
+@builds
+def test_given_scales_are_the_layers_own(build):
+    worn = build(layers=2).eval()
+    names = prepare(worn, TWO)
+    generator = torch.Generator().manual_seed(3)
+    for layer in quant_layers(worn).values():
+        layer.scale.data *= 0.5 + torch.rand(layer.scale.shape, generator=generator)
+    scales = {name: layer.scale for name, layer in quant_layers(worn).items()}
+    model = build(layers=2).eval()
+    assert prepare(model, TWO, scales=scales) == names
+    assert torch.equal(model(IDS).logits, worn(IDS).logits)
+    for name, layer in quant_layers(model).items():
+        assert torch.equal(layer.scale, scales[name])
+        assert layer.scale is not scales[name]
+        assert layer.scale.requires_grad
+
+
+def test_the_layers_to_swap_are_known_beforehand():
+    for build in (llama, gpt2):
+        model = build(layers=2)
+        layers = linear_layers(model)
+        assert list(layers) == expected_names(build)
+        assert all(model.get_submodule(name) is layer for name, layer in layers.items())
+
+
+@pytest.mark.parametrize("spoil", ["lacking", "strange", "shape", "nan", "inf"])
+def test_scales_that_do_not_fit_are_refused_and_nothing_is_swapped(spoil):
+    model = llama()
+    scales = {
+        name: torch.ones(layer.out_features, 1) for name, layer in linear_layers(model).items()
+    }
+    first = next(iter(scales))
+    if spoil == "lacking":
+        del scales[first]
+    elif spoil == "strange":
+        scales["elsewhere"] = torch.ones(2, 1)
+    elif spoil == "shape":
+        scales[first] = torch.ones(3)
+    else:
+        scales[first][0] = float(spoil)
+    message = {
+        "lacking": f"7 layers, none for {first};",
+        "strange": "some for elsewhere, no such layer; pass one for each",
+        "shape": rf"scales of {first} have shape \(3,\)",
+    }.get(spoil, f"scales given for {first} are not finite")
+    with pytest.raises(UsageError, match=message):
+        prepare(model, TWO, scales=scales)
+    assert not any(isinstance(module, QuantLinear) for module in model.modules())
+
+
+def test_scales_for_a_quantizer_that_learns_none_are_refused():
+    model = llama()
+    scales = {
+        name: torch.ones(layer.out_features, 1) for name, layer in linear_layers(model).items()
+    }
+    for one in (spec("rtn", w_bits=2), spec("paretoq", w_bits=16)):
+        with pytest.raises(UsageError, match=r"was given scales, but .* learns none"):
+            prepare(model, one, scales=scales)
+
+
+def test_given_scales_below_the_floor_are_told_once():
+    model = llama().eval()
+    scales = {
+        name: torch.ones(layer.out_features, 1) for name, layer in linear_layers(model).items()
+    }
+    first = next(iter(scales))
+    scales[first][:3] = torch.tensor([[-1.0], [0.0], [1e-5]])
+    with pytest.warns(InputWarning, match=rf"^3 of .* given scales are not above 1e-05 .* {first}"):
+        prepare(model, TWO, scales=scales)
+    model(IDS)  # a second warning would be an error
+
+
+def test_a_skeleton_without_memory_is_prepared_too():
+    with torch.device("meta"):
+        model = llama()
+    prepare(model, TWO)
+    assert {p.device.type for p in model.parameters()} == {"meta"}
+    assert all(layer.scale.shape[1] == 1 for layer in quant_layers(model).values())
