@@ -7,12 +7,14 @@ without reading its weights, `series` lists the `checkpoint-*` directories of a 
 from spectra.checkpoint.describe import Description, describe
 from spectra.checkpoint.load import load_checkpoint
 from spectra.checkpoint.meta import Checkpoint, CheckpointMeta
+from spectra.checkpoint.qat import Qat
 from spectra.checkpoint.series import series
 
 __all__ = [
     "Checkpoint",
     "CheckpointMeta",
     "Description",
+    "Qat",
     "describe",
     "load_checkpoint",
     "series",

@@ -12,12 +12,18 @@ from typing import Any
 
 import torch
 
-from spectra.checkpoint import architecture, verify
+from spectra.checkpoint import architecture
 from spectra.checkpoint.formats import gguf
 from spectra.checkpoint.locate import Location, locate
+from spectra.checkpoint.plan import Plan
+from spectra.checkpoint.qat import Asked, Qat
+from spectra.checkpoint.quantization import make_plan, match_layers, training_step, what_runs
 from spectra.checkpoint.quiet import quiet
-from spectra.checkpoint.tensors import float_types, list_tensors
+from spectra.checkpoint.tensors import TensorInfo, float_types, list_tensors
 from spectra.checkpoint.tokenizer import tokenizer_directory
+from spectra.checkpoint.verify import refuse_scales
+from spectra.errors import SpectraError
+from spectra.quant.swap import prepare
 
 
 @dataclass(frozen=True)
@@ -40,9 +46,10 @@ class Description:
         revision: As asked of the hub.
         tokenizer: Whether there is one.
         weight_bytes: Size of the weight files.
-        quantized: What tells that it is a quantized checkpoint, or an empty string.
+        qat: Its quantization, None for a float checkpoint or one that would be refused.
+        refusal: The sentence with which loading would refuse its quantization, or an empty string.
         notes: Sentences worth printing.
-        skeleton: The model on the meta device.
+        skeleton: The model on the meta device, with quantized layers where `qat` says so.
     """
 
     path: str
@@ -60,65 +67,113 @@ class Description:
     revision: str | None
     tokenizer: bool
     weight_bytes: int
-    quantized: str
+    qat: Qat | None
+    refusal: str
     notes: tuple[str, ...]
     skeleton: Any = field(repr=False, compare=False)
 
 
 def describe(
-    path: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
+    path: str | Path,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    quantizer: str | None = None,
+    w_bits: float | None = None,
+    a_bits: float | None = None,
+    kv_bits: float | None = None,
+    initialize_scales: bool = False,
 ) -> Description:
     """Say what the checkpoint at `path` is without reading its weights.
 
     Args:
-        path: As for `load_checkpoint`.
+        path: As for `load_checkpoint`; so are the others.
         revision: Branch, tag or commit of a hub id.
         trust_remote_code: Whether Python code that comes with the checkpoint may run.
+        quantizer: Name of the weight quantizer.
+        w_bits: Width of the weights.
+        a_bits: Width of the inputs of the quantized layers.
+        kv_bits: Width of keys and values.
+        initialize_scales: Whether scales may be derived from the weights.
 
     Raises:
         UsageError: If an argument is wrong.
         CheckpointError: If it is missing, damaged as far as headers tell, or no causal language
-            model. A quantized checkpoint is described, not refused.
+            model. A quantization that `load_checkpoint` would refuse is described, not refused.
     """
+    asked = Asked(quantizer, w_bits, a_bits, kv_bits, initialize_scales)
     location = locate(path, revision=revision, weights=False)
     with quiet(bars=location.format == "gguf"):
-        stored, quantized = _stored(location)
+        raw = architecture.read_json(location)
+        tensors = None if location.format in ("gguf", "hub") else list_tensors(location)
+        stored = _stored(location, tensors, raw)
         config = architecture.configuration(location, trust_remote_code=trust_remote_code)
         model = architecture.skeleton(location, config, trust_remote_code=trust_remote_code)
     text = config.get_text_config()
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    parameters, linear = sum(p.numel() for p in model.parameters()), _linear(model, head)
+    plan, refusal = _quantize(location, model, tensors, raw, asked)
+    qat = plan.qat if plan else None
     return Description(
         path=location.name,
         format=location.format,
         stored_dtype=stored,
         architecture=type(model).__name__,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        parameters=parameters,
         hidden=getattr(text, "hidden_size", None),
         layers=getattr(text, "num_hidden_layers", None),
         vocab=getattr(text, "vocab_size", None),
         context=getattr(text, "max_position_embeddings", None),
         tied=head is not None and embedding is not None and head.weight is embedding.weight,
-        linear=_linear(model, head),
-        step=location.step,
+        linear=linear,
+        step=training_step(location, qat),
         revision=location.revision,
         tokenizer=location.format == "gguf" or tokenizer_directory(location) is not None,
         weight_bytes=sum(file.stat().st_size for file in location.weights),
-        quantized=quantized,
-        notes=location.notes,
+        qat=qat,
+        refusal=refusal,
+        notes=location.notes + ((what_runs(plan.qat), *plan.notes) if plan else ()),
         skeleton=model,
     )
 
 
-def _stored(location: Location) -> tuple[str, str]:
+def _stored(location: Location, tensors: list[TensorInfo] | None, config: dict[str, Any]) -> str:
     if location.format == "gguf":
-        return ", ".join(gguf.read_gguf_header(location.weights[0]).types), ""
-    raw = architecture.read_json(location)
-    if location.format == "hub":
-        stated = str(raw.get("dtype") or raw.get("torch_dtype") or "unknown")
-        return stated, verify.quantization((), raw)
-    tensors = list_tensors(location)
-    kinds = [str(dtype).removeprefix("torch.") for dtype in float_types(tensors)]
-    return ", ".join(kinds), verify.quantization((tensor.name for tensor in tensors), raw)
+        return ", ".join(gguf.read_gguf_header(location.weights[0]).types)
+    if tensors is None:
+        return str(config.get("dtype") or config.get("torch_dtype") or "unknown")
+    return ", ".join(str(dtype).removeprefix("torch.") for dtype in float_types(tensors))
+
+
+def _quantize(
+    location: Location,
+    model: Any,
+    tensors: list[TensorInfo] | None,
+    config: dict[str, Any],
+    asked: Asked,
+) -> tuple[Plan | None, str]:
+    """Return the plan, carried out on the skeleton, or the sentence that refuses it."""
+    known = [] if location.format == "gguf" else tensors
+    try:
+        plan = make_plan(location, known, config, asked)
+        _refuse_leftovers(location, model, tensors or [], plan)
+        if plan is None:
+            return None, ""
+        match_layers(location, model, plan, {t.name: t.shape for t in tensors or ()})
+        prepare(model, plan.qat.spec)
+    except SpectraError as error:
+        return None, str(error)
+    return plan, ""
+
+
+def _refuse_leftovers(
+    location: Location, model: Any, tensors: list[TensorInfo], plan: Plan | None
+) -> None:
+    known = {name for name, _ in model.named_parameters()} | {n for n, _ in model.named_buffers()}
+    prefix = f"{model.base_model_prefix}."
+    places = known | {name.removeprefix(prefix) for name in known}
+    expected = plan.expected if plan else frozenset()
+    refuse_scales(location, [t.name for t in tensors if t.name not in places | expected])
 
 
 def _linear(model: Any, head: Any) -> dict[str, tuple[int, int]]:

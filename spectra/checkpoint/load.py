@@ -2,11 +2,13 @@
 
 The stored numbers reach the model unchanged or rounded once: float32 (the default) holds what
 float32, bfloat16 and float16 files store exactly. For float64 the weights are loaded in the widest
-stored type and converted afterwards, buffers included.
+stored type and converted afterwards, buffers included. Quantizers are put in last, on the final
+latent weights; their scales are never held below float32.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,18 @@ from spectra.checkpoint.formats import gguf
 from spectra.checkpoint.locate import Location, locate
 from spectra.checkpoint.meta import Checkpoint, CheckpointMeta, content_hash
 from spectra.checkpoint.placement import parse_device, parse_dtype
+from spectra.checkpoint.qat import Asked
+from spectra.checkpoint.quantization import (
+    make_plan,
+    match_layers,
+    quantize_model,
+    training_step,
+)
 from spectra.checkpoint.quiet import first_line, quiet
-from spectra.checkpoint.tensors import FLOATS, float_types, list_tensors
+from spectra.checkpoint.tensors import FLOATS, TensorInfo, float_types, list_tensors
 from spectra.checkpoint.tokenizer import load_tokenizer
 from spectra.errors import CheckpointError, OutOfMemoryError
+from spectra.quant.saved import FILE
 
 
 def load_checkpoint(
@@ -32,6 +42,11 @@ def load_checkpoint(
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "float32",
     trust_remote_code: bool = False,
+    quantizer: str | None = None,
+    w_bits: float | None = None,
+    a_bits: float | None = None,
+    kv_bits: float | None = None,
+    initialize_scales: bool = False,
 ) -> Checkpoint:
     """Load a causal language model and verify it.
 
@@ -42,71 +57,104 @@ def load_checkpoint(
         device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", "mps".
         dtype: "float32", "float64", "bfloat16", "float16", or "auto" for the stored type.
         trust_remote_code: Whether Python code that comes with the checkpoint may run.
+        quantizer: Name of the weight quantizer; with it and the widths below, a float checkpoint
+            is quantized on loading, the state before the first step of training. For a quantized
+            checkpoint, None takes what it says, and a value must agree with that.
+        w_bits: Width of the weights: 1.58 is ternary, 16 full precision.
+        a_bits: Width of the inputs of the quantized layers; None is 16 for a float checkpoint.
+        kv_bits: Width of keys and values; None is 16 for a float checkpoint.
+        initialize_scales: Whether scales that a quantized checkpoint has lost may be derived from
+            its latent weights.
 
     Returns:
-        The model in evaluation mode on one device, its tokenizer or None, and where it came from.
+        The model in evaluation mode on one device, its tokenizer or None, its quantization or None,
+        and where it came from. A quantized model holds `spectra.quant.QuantLinear` layers.
 
     Raises:
-        UsageError: If an argument is wrong or the device is absent.
-        CheckpointError: If the checkpoint is missing, damaged, incomplete, quantized, not finite,
-            or not a causal language model.
+        UsageError: If an argument is wrong, the device is absent, or the checkpoint is quantized
+            differently from what is asked.
+        CheckpointError: If the checkpoint is missing, damaged, incomplete, in a quantized format
+            that is not read, not finite, or not a causal language model.
         OutOfMemoryError: If the model does not fit.
     """
-    asked, place = parse_dtype(dtype), parse_device(device)
+    chosen, place = parse_dtype(dtype), parse_device(device)
+    asked = Asked(quantizer, w_bits, a_bits, kv_bits, initialize_scales)
     location = locate(path, revision=revision)
     is_gguf = location.format == "gguf"
     with quiet(bars=is_gguf):
-        stored, kinds, notes = _stored(location)
+        tensors = None if is_gguf else list_tensors(location)
+        plan = make_plan(location, tensors or (), architecture.read_json(location), asked)
+        expected = plan.expected if plan else frozenset()
+        stored, kinds, notes = _types(location, tensors, expected)
         config = architecture.configuration(location, trust_remote_code=trust_remote_code)
-        final = asked or stored[0]
+        final = chosen or stored[0]
         # Through the widest stored type, so that the conversion below is the only rounding.
         first = reduce(torch.promote_types, stored) if final == torch.float64 else final
-        model, found = _load(location, config, first, trust_remote_code)
+        model, found = _load(location, config, first, trust_remote_code, expected)
+        if plan:
+            layers = match_layers(location, model, plan, {t.name: t.shape for t in tensors or ()})
         notes += found + _rounding(stored, final)
         model = _move(model, location, place, final)
         verify.check_finite(location, model, kinds)
         words, remarks = load_tokenizer(location, tokenizer, trust_remote_code=trust_remote_code)
     notes += remarks + _tying(model) + _vocabulary(model, words)
-    hashed = [*location.weights, *([location.config] if location.config else [])]
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    if plan:
+        notes += quantize_model(location, model, plan, layers)
+        if _rounding(stored, final):
+            notes += ("latent weights were rounded before quantization: some may change level",)
+    qat = plan.qat if plan else None
     meta = CheckpointMeta(
         path=location.name,
         revision=location.revision,
-        sha256=content_hash(hashed),
+        sha256=content_hash(_hashed(location)),
         stored_dtype=", ".join(kinds),
-        step=location.step,
-        w_bits=None,
-        a_bits=None,
-        method=None,
+        step=training_step(location, qat),
+        w_bits=qat.spec.w_bits if qat else None,
+        a_bits=qat.spec.a_bits if qat else None,
+        method=qat.method if qat else None,
         architecture=type(model).__name__,
         format=location.format,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        parameters=parameters,
         notes=location.notes + notes,
+        kv_bits=qat.spec.kv_bits if qat else None,
+        quantizer=qat.spec.quantizer if qat else None,
+        quantization=qat.metadata() if qat else None,
     )
-    return Checkpoint(model=model, tokenizer=words, qat=None, meta=meta)
+    return Checkpoint(model=model, tokenizer=words, qat=qat, meta=meta)
 
 
-def _stored(location: Location) -> tuple[list[torch.dtype], list[str], tuple[str, ...]]:
-    if location.format == "gguf":
+def _hashed(location: Location) -> list[Path]:
+    files = [*location.weights, *([location.config] if location.config else [])]
+    quantization = location.directory / FILE
+    return files + [quantization] * (location.format != "gguf" and quantization.is_file())
+
+
+def _types(
+    location: Location, tensors: list[TensorInfo] | None, expected: Collection[str]
+) -> tuple[list[torch.dtype], list[str], tuple[str, ...]]:
+    """Return the types of the weights to load and of all that is stored, and notes."""
+    if tensors is None:
         header = gguf.read_gguf_header(location.weights[0])
         kinds = list(header.types)
         note = f"weights were dequantized from {', '.join(kinds)} blocks of a GGUF file"
         return [torch.float32], kinds, (note,)
-    tensors = list_tensors(location)
-    verify.refuse_quantized(
-        location, (tensor.name for tensor in tensors), architecture.read_json(location)
-    )
-    stored = float_types(tensors)
+    stored = float_types(tensor for tensor in tensors if tensor.name not in expected)
     strange = [str(dtype).removeprefix("torch.") for dtype in stored if dtype not in FLOATS]
     if strange or not stored:
         what = f"weights of type {', '.join(strange)}" if strange else "no floating-point weights"
         raise CheckpointError(
             f"ckpt={location.name!r} stores {what}; expected float32, bfloat16, float16 or float64."
         )
-    return stored, [str(dtype).removeprefix("torch.") for dtype in stored], ()
+    return stored, [str(dtype).removeprefix("torch.") for dtype in float_types(tensors)], ()
 
 
 def _load(
-    location: Location, config: Any, dtype: torch.dtype, trust_remote_code: bool
+    location: Location,
+    config: Any,
+    dtype: torch.dtype,
+    trust_remote_code: bool,
+    expected: Collection[str],
 ) -> tuple[Any, tuple[str, ...]]:
     from transformers import AutoModelForCausalLM
 
@@ -135,7 +183,7 @@ def _load(
         raise CheckpointError(
             f"ckpt={location.name!r} could not be loaded: {first_line(error)}."
         ) from None
-    notes = verify.check_report(location, report)
+    notes = verify.check_report(location, report, expected)
     if location.format == "gguf":
         gguf.forget_blocks(model)
     return model.eval(), notes

@@ -6,7 +6,7 @@
     ORG/NAME, NAME        a hub id, with an optional revision, when no such path exists
 
 Of several formats in one directory the first of FORMATS is read, as transformers does. Nothing is
-opened here beyond `trainer_state.json` and the shard index.
+opened here beyond the files that tell the step, and the shard index.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 
 from spectra.checkpoint import hub
 from spectra.errors import CheckpointError, UsageError, nearest
+from spectra.quant.saved import FILE as QUANTIZATION
 
 TINY = "tiny"
 FORMATS = {
@@ -26,6 +27,7 @@ FORMATS = {
     "pytorch_model.bin": "pytorch_model.bin",
     "pytorch_model.bin.index.json": "sharded pytorch_model.bin",
 }
+TRAINER = "trainer_state.json"
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 REVISION_STEP = re.compile(r"step[-_]?(\d+)")
 
@@ -181,14 +183,21 @@ def read_index(path: Path) -> dict[str, str]:
     return entries
 
 
-def trainer_step(path: Path) -> int | None:
-    """Return `global_step` of the trainer_state.json in the directory `path`, if it has one."""
-    try:
-        state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    step = state.get("global_step") if isinstance(state, dict) else None
-    return step if isinstance(step, int) and not isinstance(step, bool) else None
+def stated_step(path: Path) -> tuple[int | None, str]:
+    """Return the training step that a file in the directory `path` states, and its name.
+
+    The files are trainer_state.json (`global_step`), then the quantization file of this package,
+    which final weights of a run have too.
+    """
+    for name, key in ((TRAINER, "global_step"), (QUANTIZATION, "step")):
+        try:
+            state = json.loads((path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            continue
+        step = state.get(key) if isinstance(state, dict) else None
+        if isinstance(step, int) and not isinstance(step, bool):
+            return step, name
+    return None, ""
 
 
 def shorten(names: list[str], limit: int = 4) -> str:
@@ -198,14 +207,14 @@ def shorten(names: list[str], limit: int = 4) -> str:
 
 
 def _step(path: Path) -> tuple[int | None, tuple[str, ...]]:
-    stated = trainer_step(path)
+    stated, file = stated_step(path)
     named = CHECKPOINT.fullmatch(path.resolve().name)
     if named is None:
         return stated, ()
     step = int(named[1])
-    if stated in (None, step):
+    if stated in (None, step) or file == QUANTIZATION:  # which speaks for itself when it is read
         return step, ()
-    return step, (f"step {step} is the directory's; its trainer_state.json says {stated}",)
+    return step, (f"step {step} is the directory's; its {file} says {stated}",)
 
 
 def _no_weights(name: str, path: Path, files: set[str], ggufs: list[str]) -> str:

@@ -24,21 +24,28 @@ def quiet(*, bars: bool = False) -> Iterator[None]:
         bars: Also drop everything written to stderr. The GGUF reader draws a bar that no switch
             of transformers turns off.
     """
-    # Imported before stderr is redirected: its log handler keeps the stream it finds.
+    with contextlib.ExitStack() as stack:
+        # First: its log handler keeps the stream it finds, and stderr is redirected below.
+        stack.enter_context(without_chatter())
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        if bars:
+            stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        yield
+
+
+@contextlib.contextmanager
+def without_chatter() -> Iterator[None]:
+    """Turn the log below errors and the progress bars of transformers off."""
     from transformers.utils import logging
 
     level, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(warnings.catch_warnings())
-            warnings.simplefilter("ignore")
-            stack.enter_context(torch.random.fork_rng(devices=[]))
-            stack.enter_context(contextlib.redirect_stdout(sys.stderr))
-            if bars:
-                stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
-            yield
+        yield
     finally:
         logging.set_verbosity(level)
         if shown:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from spectra.checkpoint.locate import CHECKPOINT, FORMATS, shorten, trainer_step
+from spectra.checkpoint.locate import CHECKPOINT, FORMATS, shorten, stated_step
 from spectra.errors import CheckpointError, InputWarning, UsageError
 
 
@@ -14,7 +14,8 @@ def series(path: str | Path, steps: str | Sequence[int] = "all") -> list[tuple[i
     """Return (step, path) of the `checkpoint-N` directories in a run, sorted by step.
 
     Weights of the run directory itself are those of the end of training; they join the series
-    under the step of its trainer_state.json, unless a `checkpoint-N` of that step exists.
+    under the step that its trainer_state.json or quantization file states, unless a `checkpoint-N`
+    of that step exists.
 
     Args:
         path: The run directory.
@@ -38,7 +39,7 @@ def series(path: str | Path, steps: str | Sequence[int] = "all") -> list[tuple[i
         if entry.is_dir() and (named := CHECKPOINT.fullmatch(entry.name))
     }
     empty = sorted(step for step, entry in found.items() if not _has_weights(entry))
-    final = trainer_step(run)
+    final, _ = stated_step(run)
     if final is not None and _has_weights(run) and (final not in found or final in empty):
         found[final] = run
         empty = [step for step in empty if step != final]

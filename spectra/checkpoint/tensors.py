@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from spectra.checkpoint.locate import Location, shorten
 from spectra.checkpoint.quiet import first_line
@@ -71,6 +72,26 @@ def list_tensors(location: Location) -> list[TensorInfo]:
             )
         found.update({entry.name: entry for entry in entries})
     return list(found.values())
+
+
+def read_tensors(location: Location, names: Iterable[str]) -> dict[str, torch.Tensor]:
+    """Return the stored tensors of these names, on the CPU and in their stored types.
+
+    Raises:
+        CheckpointError: If a file cannot be read. Names that are nowhere are left out.
+    """
+    wanted, found = set(names), {}
+    for path in location.weights:
+        try:
+            if "bin" in location.format:
+                state = torch.load(path, map_location="cpu", weights_only=True, mmap=_zipped(path))
+                found.update({n: t.clone() for n, t in state.items() if n in wanted})
+                continue
+            with safe_open(path, framework="pt") as file:
+                found.update({n: file.get_tensor(n) for n in file.keys() if n in wanted})  # noqa: SIM118
+        except Exception as error:  # the readers' own errors, of a file that has changed since
+            raise CheckpointError(f"{str(path)!r} cannot be read: {first_line(error)}.") from None
+    return found
 
 
 def float_types(tensors: Iterable[TensorInfo]) -> list[torch.dtype]:
@@ -157,8 +178,11 @@ def _pickle(path: Path) -> list[TensorInfo]:
 
 def _restricted(path: Path) -> Any:
     # Files from before torch 1.6 are no zip archives and cannot be mapped; they are read whole.
-    zipped = _magic(path) == b"PK"
-    return torch.load(path, map_location="meta", weights_only=True, mmap=zipped)
+    return torch.load(path, map_location="meta", weights_only=True, mmap=_zipped(path))
+
+
+def _zipped(path: Path) -> bool:
+    return _magic(path) == b"PK"
 
 
 def _is_pickle(path: Path) -> bool:

@@ -1,9 +1,8 @@
 """Refuse a checkpoint that would load into a model other than the one that was saved.
 
 transformers fills tensors that are missing, or of the wrong shape, with random numbers and warns;
-a Hessian of such a model is a Hessian of noise. A quantization-aware checkpoint stores latent
-weights under plain names with its step sizes beside them, so stock code loads it without a word
-and evaluates it at the wrong point.
+a Hessian of such a model is a Hessian of noise. Of quantized formats that are not read, it would
+load what has a familiar name.
 """
 
 from __future__ import annotations
@@ -16,55 +15,59 @@ import torch
 
 from spectra.checkpoint.locate import Location, shorten
 from spectra.errors import CheckpointError
+from spectra.quant.saved import FILE
 
-# Step sizes and packed codes of the quantized formats in use; never part of a float model.
-QUANTIZED = re.compile(
-    r"(^|\.)(weight_clip_val(_list\.\d+)?|qweight|qzeros|g_idx|weight_scale(_inv)?|"
-    r"weight_fake_quantizer\.\w+)$"
-)
-# Ordinary models may have such a tensor; it tells a quantizer only where the model has no place.
-SCALE = re.compile(r"(^|[._])scales?$")
-FLOAT_BITS = 16
+# Packed codes and step sizes of formats that are not read; never part of a float model.
+PACKED = re.compile(r"(^|\.)(qweight|qzeros|g_idx|weight_scale(_inv)?|weight_fake_quantizer\.\w+)$")
+# Ordinary models may have a scale; it tells a quantizer only where the model has no place for it.
+SCALE = re.compile(r"(^|[._])scales?$|(^|\.)weight_clip_val(_list\.\d+)?$")
 
 
-def refuse_quantized(location: Location, names: Iterable[str], config: dict[str, Any]) -> None:
-    """Raise CheckpointError if tensor names or config.json tell of quantized weights."""
-    why = quantization(names, config)
-    if why:
-        raise CheckpointError(_quantized(location, why))
-
-
-def quantization(names: Iterable[str], config: dict[str, Any]) -> str:
-    """Return what tells that a checkpoint is quantized, or an empty string."""
-    found = sorted(name for name in names if QUANTIZED.search(name))
-    if found:
-        return f"it stores {shorten(found, 2)}"
+def refuse_packed(location: Location, names: Iterable[str], config: dict[str, Any]) -> None:
+    """Raise CheckpointError if names or config.json tell of a quantized format that is not read."""
+    found = sorted(name for name in names if PACKED.search(name))
     stated = config.get("quantization_config")
-    if stated:
+    if found:
+        why = f"it stores {shorten(found, 2)}"
+    elif stated:
         method = stated.get("quant_method", "unnamed") if isinstance(stated, dict) else stated
-        return f"its config.json has a quantization_config of method {method}"
-    for key in ("w_bits", "a_bits", "kv_bits"):
-        bits = config.get(key)
-        if isinstance(bits, int | float) and bits < FLOAT_BITS:
-            return f"its config.json has {key}={bits}"
-    return ""
+        why = f"its config.json has a quantization_config of method {method}"
+    else:
+        return
+    raise CheckpointError(
+        f"ckpt={location.name!r} is in a quantized format that is not read ({why}); loading it as "
+        "float would give the spectrum of another model: pass the checkpoint it was made from."
+    )
 
 
-def check_report(location: Location, report: dict[str, Any]) -> tuple[str, ...]:
+def refuse_scales(location: Location, unexpected: Iterable[str]) -> None:
+    """Raise CheckpointError if a tensor that the model has no place for is a quantizer's scale."""
+    scales = [name for name in unexpected if SCALE.search(name)]
+    if scales:
+        raise CheckpointError(
+            f"ckpt={location.name!r} stores {shorten(scales, 2)}, scales of a quantizer that "
+            f"nothing describes; add the {FILE} or config.json saved with it, since loading it as "
+            "float would give the spectrum of another model."
+        )
+
+
+def check_report(
+    location: Location, report: dict[str, Any], expected: Collection[str] = ()
+) -> tuple[str, ...]:
     """Check what transformers says about names and shapes; return notes on unexpected tensors.
 
     Args:
         location: The checkpoint, for messages.
         report: The loading info of `from_pretrained`.
+        expected: Names of stored tensors that the plain model has no place for and that are read
+            otherwise.
 
     Raises:
         CheckpointError: If a tensor is missing or of the wrong shape, could not be converted, or
             belongs to a quantizer.
     """
-    unexpected = sorted(report.get("unexpected_keys", ()))
-    scales = [name for name in unexpected if SCALE.search(name)]
-    if scales:
-        raise CheckpointError(_quantized(location, f"it stores {shorten(scales, 2)}"))
+    unexpected = sorted(set(report.get("unexpected_keys", ())) - set(expected))
+    refuse_scales(location, unexpected)
     wrong = sorted(report.get("mismatched_keys", ()))
     if wrong:
         name, stored, wanted = wrong[0]
@@ -107,10 +110,3 @@ def check_finite(location: Location, model: torch.nn.Module, stored: Collection[
             f"ckpt={location.name!r}: the tensor {name} holds {counts} among {tensor.numel():,} "
             f"values; {cure}."
         )
-
-
-def _quantized(location: Location, why: str) -> str:
-    return (
-        f"ckpt={location.name!r} is a quantized checkpoint ({why}), which is not read yet; loading "
-        "it as float would give the spectrum of another model."
-    )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from spectra import checkpoint
+from spectra.checkpoint.plan import in_words
 from spectra.cli.arguments import parse
 from spectra.curvature.params import select_parameters
 from spectra.errors import OutOfMemoryError, SpectraError, UsageError
@@ -42,12 +43,19 @@ def run(arguments: Sequence[str]) -> int:
     if not asked.ckpt:
         raise UsageError("no checkpoint given; pass one, as in: spectra info tiny")
     found = checkpoint.describe(
-        asked.ckpt, revision=asked.revision, trust_remote_code=asked.trust_remote_code
+        asked.ckpt,
+        revision=asked.revision,
+        trust_remote_code=asked.trust_remote_code,
+        quantizer=asked.quantizer,
+        w_bits=asked.w_bits,
+        a_bits=asked.a_bits,
+        kv_bits=asked.kv_bits,
+        initialize_scales=asked.initialize_scales,
     )
     for name, value in _facts(found):
         print(f"{name:<12}{value}")
-    if found.quantized:
-        print(f"{'quantized':<12}{found.quantized}")
+    if found.refusal:
+        print(f"{'refused':<12}{found.refusal}")
         return 0
     request = resolve(asked)
     selection = select_parameters(found.skeleton, request.params)
@@ -67,7 +75,29 @@ def _facts(found: checkpoint.Description) -> list[tuple[str, str]]:
         ("step", "unknown" if found.step is None else str(found.step)),
         ("tokenizer", "yes" if found.tokenizer else "none: pass --tokenizer, or token ids as data"),
     ]
+    if found.qat is not None:
+        facts += _quantization(found.qat)
     return facts + [("note", note) for note in found.notes]
+
+
+def _quantization(qat: checkpoint.Qat) -> list[tuple[str, str]]:
+    scales = {
+        "stored": "scales stored",
+        "initial": "scales derived from the weights on loading",
+        None: "no learned scales",
+    }
+    by = {"spectra": "this package", "winq": "WinQ's code", "paretoq": "ParetoQ's code"}
+    by |= {"llm-qat": "LLM-QAT's code", "initial": "nobody yet: a float checkpoint"}
+    facts = [
+        ("quantized", f"{in_words(qat.spec)}; {scales[qat.scales]}"),
+        ("trained by", by[qat.source]),
+    ]
+    told = [qat.method or "", "" if qat.step is None else f"step {qat.step}"]
+    if qat.resets:
+        told.append(f"{qat.resets} resets")
+    if qat.steps_since_reset is not None:
+        told.append(f"{qat.steps_since_reset} steps since the last reset")
+    return [*facts, ("method", ", ".join(filter(None, told)) or "unknown")]
 
 
 def _cost_lines(request: Request, found: checkpoint.Description, dim: int) -> list[str]:
@@ -84,10 +114,12 @@ def _cost_lines(request: Request, found: checkpoint.Description, dim: int) -> li
     mean = request.reduce == "mean"
     tokens = seq_len * size * (batches if mean else 1)
     sizes = {"tokens": tokens, "seq_len": seq_len, "itemsize": dtype.itemsize}
-    cost = count(_shape(found), **sizes, kept=request.graph != "recompute")
+    shape = _shape(found)
+    sizes["quantized"] = 0 if found.qat is None else shape.linear
+    cost = count(shape, **sizes, kept=request.graph != "recompute")
     fits = cost.graph_bytes <= GRAPH_SHARE * available_bytes(device)
     if mean and request.graph == "auto" and not fits:
-        cost = count(_shape(found), **sizes, kept=False)
+        cost = count(shape, **sizes, kept=False)
     kept = request.graph == "keep" or (request.graph == "auto" and (fits or not mean))
     rebuilt = "" if kept else " (rebuilt in each product: 3 gradients instead of 2)"
     operators = 1 if mean else batches

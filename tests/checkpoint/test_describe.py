@@ -47,9 +47,14 @@ def test_reads_no_weight(llama: Path) -> None:
         load_checkpoint(llama, device="cpu")
 
 
-def test_a_quantized_checkpoint_is_described(llama: Path, change: Callable[..., None]) -> None:
+def test_a_checkpoint_that_would_be_refused_is_described(
+    llama: Path, change: Callable[..., None]
+) -> None:
     change(llama, lambda state: state.update({"a.weight_clip_val": torch.ones(2)}))
-    assert describe(llama).quantized == "it stores a.weight_clip_val"
+    seen = describe(llama)
+    assert "stores weight_clip_val, but its config.json has no w_bits" in seen.refusal
+    assert seen.qat is None
+    assert seen.parameters == describe(llama).parameters
 
 
 def test_finds_the_tokenizer(llama: Path) -> None:

@@ -15,6 +15,7 @@ from spectra.checkpoint import describe, load_checkpoint
 from spectra.checkpoint.formats.gguf import read_gguf_header
 from spectra.data import token_batches
 from spectra.errors import CheckpointError
+from spectra.quant import prepare, spec
 from tests.checkpoint.saved import VOCAB, build
 
 gguf = pytest.importorskip("gguf")
@@ -190,3 +191,14 @@ def test_a_real_language_model_predicts_text() -> None:
     with torch.no_grad():
         losses = [float(ckpt.model(b.input_ids, labels=b.labels).loss) for b in data]
     assert np.mean(losses) < 3.5
+
+
+def test_a_file_can_be_quantized_again(tmp_path: Path) -> None:
+    write(tmp_path / "m.gguf", build(**SIZES), gguf.GGMLQuantizationType.Q8_0)
+    ckpt = load_checkpoint(tmp_path / "m.gguf", device="cpu", w_bits=2)
+    plain = load_checkpoint(tmp_path / "m.gguf", device="cpu").model
+    prepare(plain, spec("paretoq", w_bits=2))
+    ids = torch.arange(8)[None]
+    assert torch.equal(ckpt.model(ids).logits, plain(ids).logits)
+    assert describe(tmp_path / "m.gguf", w_bits=2).qat == ckpt.qat
+    assert any("dequantized" in note for note in ckpt.meta.notes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,9 @@ from huggingface_hub import constants, errors
 
 from spectra.checkpoint import describe, load_checkpoint
 from spectra.checkpoint.hub import looks_like_id
+from spectra.checkpoint.plan import NOT_HERE
 from spectra.errors import CheckpointError
+from spectra.quant import SavedQuantization, spec
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -61,6 +64,22 @@ def test_described_without_weights(cache: Path) -> None:
     assert (seen.parameters, seen.linear) == (full.parameters, full.linear)
     with pytest.raises(CheckpointError, match=r"holds config\.json but no weights"):
         load_checkpoint("org/model", device="cpu")
+
+
+def test_quantization_is_described_without_weights(cache: Path) -> None:
+    (cache / "model.safetensors").unlink()
+    config = cache / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"w_bits": 2}))
+    seen = describe("org/model")
+    assert (seen.refusal, seen.notes[-1]) == ("", NOT_HERE)
+    assert seen.qat is not None
+    assert seen.qat.spec == spec("paretoq", w_bits=2)
+    SavedQuantization(spec=spec("lsq", w_bits=4), step=7).save(cache)
+    seen = describe("org/model")
+    assert (seen.refusal, seen.notes[-1]) == ("", NOT_HERE)
+    assert seen.qat is not None
+    assert (seen.qat.source, seen.qat.spec, seen.step) == ("spectra", spec("lsq", w_bits=4), 7)
+    assert "w_bits=4, not 2" in describe("org/model", w_bits=2).refusal
 
 
 def test_not_in_the_cache(cache: Path, tmp_path: Path, monkeypatch: Any) -> None:

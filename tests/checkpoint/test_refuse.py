@@ -145,46 +145,46 @@ def test_overflow_of_float16_is_told_from_divergence(
         load_checkpoint(llama, device="cpu", dtype="float16")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "model.layers.0.mlp.up_proj.weight_clip_val",
-        "model.layers.0.mlp.up_proj.weight_clip_val_list.2",
-        "model.layers.0.mlp.up_proj.scale",
-        "model.layers.0.mlp.up_proj.qweight",
-        "model.layers.0.mlp.up_proj.weight_scale",
-    ],
-)
-def test_quantized_by_its_tensors(llama: Path, change: Callable[..., None], name: str) -> None:
-    change(llama, lambda state: state.update({name: torch.ones(24, 1)}))
-    message = refused(llama, "is a quantized checkpoint .* not read yet; loading it as float would")
-    assert name in message
-
-
-@pytest.mark.parametrize(
-    ("config", "match"),
-    [
-        ({"w_bits": 2}, "w_bits=2"),
-        ({"w_bits": 0}, "w_bits=0"),
-        ({"a_bits": 8, "w_bits": 16}, "a_bits=8"),
-        (
-            {"quantization_config": {"quant_method": "bitnet"}},
-            "quantization_config of method bitnet",
-        ),
-    ],
-)
-def test_quantized_by_its_configuration(
-    llama: Path, change: Callable[..., None], config: dict[str, Any], match: str
+@pytest.mark.parametrize("name", ["qweight", "qzeros", "weight_scale", "weight_scale_inv"])
+def test_packed_formats_by_their_tensors(
+    llama: Path, change: Callable[..., None], name: str
 ) -> None:
-    change(llama, **config)
-    refused(llama, match)
-    assert match in describe(llama).quantized
+    tensor = f"model.layers.0.mlp.up_proj.{name}"
+    change(llama, lambda state: state.update({tensor: torch.ones(24, 1)}))
+    match = rf"in a quantized format that is not read \(it stores {tensor}\); loading it as float"
+    message = refused(llama, match)
+    assert describe(llama).refusal == message
+
+
+@pytest.mark.parametrize("w_bits", [None, 2])
+@pytest.mark.parametrize("tensor", ["a.scale", "model.layers.0.mlp.up_proj.scales"])
+def test_scales_that_nothing_describes(
+    llama: Path, change: Callable[..., None], w_bits: float | None, tensor: str
+) -> None:
+    change(llama, lambda state: state.update({tensor: torch.ones(24, 1)}))
+    message = refused(llama, f"stores {tensor}, scales of a quantizer that nothing describes")
+    assert describe(llama, w_bits=w_bits).refusal == message
+
+
+def test_packed_formats_by_their_configuration(llama: Path, change: Callable[..., None]) -> None:
+    change(llama, quantization_config={"quant_method": "bitnet"})
+    message = refused(llama, "quantization_config of method bitnet")
+    assert describe(llama).refusal == message
+
+
+@pytest.mark.parametrize(("w_bits", "stated"), [(2, "w_bits=2"), (0, "w_bits=0")])
+def test_quantized_by_its_configuration_alone(
+    llama: Path, change: Callable[..., None], w_bits: int, stated: str
+) -> None:
+    change(llama, w_bits=w_bits)
+    message = refused(llama, f"{stated} in its config.json and stores no weight_clip_val")
+    assert describe(llama).refusal == message
 
 
 def test_sixteen_or_more_bits_are_not_quantized(llama: Path, change: Callable[..., None]) -> None:
     change(llama, w_bits=32, a_bits=16)
     assert load_checkpoint(llama, device="cpu").meta.w_bits is None
-    assert describe(llama).quantized == ""
+    assert (describe(llama).qat, describe(llama).refusal) == (None, "")
 
 
 @pytest.mark.parametrize(

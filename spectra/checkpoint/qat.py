@@ -1,0 +1,128 @@
+"""What a quantized checkpoint is, and what the caller says about its quantization."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from spectra.errors import UsageError
+from spectra.quant import QuantSpec, get_quantizer, quantizer_names, spec
+from spectra.quant.quantizer import FULL_BITS
+
+DEFAULT_QUANTIZER = "paretoq"
+
+Source = Literal["spectra", "winq", "paretoq", "llm-qat", "initial"]
+Scales = Literal["stored", "initial"]
+
+
+@dataclass(frozen=True)
+class Qat:
+    """The quantization of a loaded checkpoint.
+
+    Attributes:
+        spec: Quantizer, widths, options.
+        source: Whose file said so: "spectra" (this package), "winq" or "paretoq" (their public
+            code), "llm-qat" (a configuration with widths, and no stored scales), or "initial": a
+            float checkpoint quantized on loading, the state before the first step of training.
+        scales: "stored" with the checkpoint, "initial" (derived from its weights on loading), or
+            None where the quantizer learns none.
+        method: Training method, as "baseline", "winq" or "llm-qat"; None where nothing trained or
+            the method is not known.
+        step: Optimizer steps taken, if known.
+        resets: Resets so far; None if not known.
+        steps_since_reset: Steps since the last reset, 0 right after it; None if there was none or
+            it is not known.
+        recipe: Settings of the method as they were stored.
+    """
+
+    spec: QuantSpec
+    source: Source
+    scales: Scales | None
+    method: str | None = None
+    step: int | None = None
+    resets: int | None = None
+    steps_since_reset: int | None = None
+    recipe: dict[str, Any] = field(default_factory=dict)
+
+    def metadata(self) -> dict[str, Any]:
+        """Return what a record keeps beside widths, quantizer, method and step."""
+        return {
+            "source": self.source,
+            "scales": self.scales,
+            "options": dict(self.spec.options),
+            "resets": self.resets,
+            "steps_since_reset": self.steps_since_reset,
+            "recipe": self.recipe,
+        }
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the caller says about the quantization; None leaves it to the checkpoint.
+
+    Attributes:
+        quantizer: Name of the weight quantizer.
+        w_bits: Width of the weights.
+        a_bits: Width of the inputs of the quantized layers.
+        kv_bits: Width of keys and values.
+        initialize_scales: Whether scales that are not stored may be derived from the weights.
+
+    Raises:
+        UsageError: If a name or a width is not known, or the combination is incomplete.
+    """
+
+    quantizer: str | None = None
+    w_bits: float | None = None
+    a_bits: float | None = None
+    kv_bits: float | None = None
+    initialize_scales: bool = False
+
+    def __post_init__(self) -> None:
+        # What no quantizer knows is refused before any file is read.
+        names = quantizer_names() if self.quantizer is None else (self.quantizer,)
+        bits = FULL_BITS if self.w_bits is None else self.w_bits
+        known = {FULL_BITS}.union(*(get_quantizer(name).supported_bits for name in names))
+        one = DEFAULT_QUANTIZER if self.quantizer is None else self.quantizer
+        spec(
+            one,
+            w_bits=FULL_BITS if self.quantizer is None and bits in known else bits,
+            a_bits=FULL_BITS if self.a_bits is None else self.a_bits,
+            kv_bits=FULL_BITS if self.kv_bits is None else self.kv_bits,
+        )
+
+    def spec(self, **known: Any) -> QuantSpec:
+        """Return the specification that is asked for, with `known` where nothing is said.
+
+        Raises:
+            UsageError: If a name or a width is not known, or no width of the weights is given.
+        """
+        widths = {"w_bits": self.w_bits, "a_bits": self.a_bits, "kv_bits": self.kv_bits}
+        chosen = known | {name: bits for name, bits in widths.items() if bits is not None}
+        quantizer = self.quantizer or chosen.pop("quantizer", DEFAULT_QUANTIZER)
+        chosen.pop("quantizer", None)
+        if "w_bits" not in chosen:
+            supported = ", ".join(f"{b:g}" for b in get_quantizer(quantizer).supported_bits)
+            raise UsageError(
+                f"the width of the weights is missing; pass --w_bits with one of {supported}, or "
+                f"{FULL_BITS} for full precision."
+            )
+        return spec(quantizer, **chosen)
+
+    @property
+    def anything(self) -> bool:
+        """Whether a quantization is asked for at all."""
+        named = (self.quantizer, self.w_bits, self.a_bits, self.kv_bits)
+        return any(value is not None for value in named)
+
+    def conflict(self, found: QuantSpec) -> str:
+        """Return where `found` differs from what is asked, as "w_bits=2, not 3", or nothing."""
+        differing = []
+        for name in ("quantizer", "w_bits", "a_bits", "kv_bits"):
+            wanted, stored = getattr(self, name), getattr(found, name)
+            if wanted is not None and wanted != stored:
+                differing.append(f"{name}={_plain(stored)}, not {_plain(wanted)}")
+        return " and ".join(differing)
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
