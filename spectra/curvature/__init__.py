@@ -15,19 +15,23 @@ from spectra.curvature.hessian import HessianOperator, hessian
 from spectra.curvature.operator import CurvatureOperator
 from spectra.curvature.params import Selection, select_parameters
 from spectra.curvature.structural import LayerZeros, StructuralZeros, structural_zeros
+from spectra.curvature.surface import FakeQuantized, Surface, fake_quantized
 
 __all__ = [
     "Checks",
     "Curvature",
     "CurvatureOperator",
+    "FakeQuantized",
     "GGNOperator",
     "HessianOperator",
     "LayerZeros",
     "Selection",
     "StructuralZeros",
+    "Surface",
     "check_determinism",
     "check_difference",
     "check_symmetry",
+    "fake_quantized",
     "ggn",
     "hessian",
     "measure_product_error",

@@ -14,11 +14,11 @@ from spectra.curvature.operator import CurvatureOperator, GraphPolicy
 from spectra.curvature.params import Selection, select_parameters
 from spectra.curvature.point import Point
 from spectra.curvature.precision import as_dtype
+from spectra.curvature.surface import Surface
 from spectra.errors import UsageError
 from spectra.linalg.operator import SymmetricOperator
 
 REDUCTIONS = ("per_batch", "mean")
-QUANTIZED_SURFACES = ("ste", "quantized")
 
 
 class Curvature(SymmetricOperator):
@@ -30,7 +30,7 @@ class Curvature(SymmetricOperator):
     Attributes:
         mean: The operator of the mean over all batches.
         selection: The parameters.
-        surface: The surface on which it is evaluated ("latent").
+        surface: The surface on which it is evaluated: "ste", "quantized" or "latent".
         reduce: What `num_operators()` and `operators()` go by.
     """
 
@@ -41,12 +41,12 @@ class Curvature(SymmetricOperator):
         loss: Loss,
         batches: tuple[Any, ...],
         *,
-        surface: str,
         reduce: str,
         graph: GraphPolicy,
     ) -> None:
         self.kind, self.point, self.loss_function = kind, point, loss
-        self.batches, self.surface, self.reduce, self.graph = batches, surface, reduce, graph
+        self.batches, self.reduce, self.graph = batches, reduce, graph
+        self.surface = point.surface.name
         self.mean = kind(point, loss, batches, graph=graph)
         self.dim, self.dtype, self.device = self.mean.dim, self.mean.dtype, self.mean.device
 
@@ -54,6 +54,16 @@ class Curvature(SymmetricOperator):
     def selection(self) -> Selection:
         """The parameters the operators act on."""
         return self.point.selection
+
+    @property
+    def keep(self) -> torch.Tensor | None:
+        """Coordinates outside which the operators are exactly zero, (dim,) boolean, or None."""
+        return self.point.surface.keep
+
+    @property
+    def dim_unmasked(self) -> int:
+        """Number of coordinates that are not masked."""
+        return self.point.surface.dim_unmasked
 
     @property
     def num_batches(self) -> int:
@@ -111,7 +121,9 @@ class Curvature(SymmetricOperator):
             "params": self.selection.params,
             "parameter_names": list(self.selection.names),
             "dim": self.dim,
+            "dim_unmasked": self.dim_unmasked,
             "surface": self.surface,
+            "proximal": self.point.surface.proximal,
             "reduce": self.reduce,
             "graph": self.mean.graph,
             "dtype": str(self.dtype).removeprefix("torch."),
@@ -133,6 +145,7 @@ def family(
     loss: LossFunction | Loss | None,
     graph: GraphPolicy,
     dtype: str | torch.dtype | None,
+    proximal: float,
 ) -> Curvature:
     """Assemble a `Curvature`; the arguments are those of `spectra.hessian`."""
     module = model if isinstance(model, nn.Module) else getattr(model, "model", None)
@@ -141,10 +154,12 @@ def family(
             f"model is {type(model).__name__}; pass a loaded checkpoint or a torch.nn.Module."
         )
     check_reduce(reduce)
+    selection = select_parameters(module, params)
     point = Point(
         module,
-        select_parameters(module, params),
+        selection,
         None if dtype is None else as_dtype(dtype),
+        surface=Surface(module, selection, surface, proximal=proximal),
     )
     batches = as_batches(data)
     if loss is not None:
@@ -154,7 +169,6 @@ def family(
         point,
         resolve_loss(point, batches[0], loss),
         batches,
-        surface=_check_surface(surface),
         reduce=reduce,
         graph=graph,
     )
@@ -169,14 +183,3 @@ def check_reduce(reduce: str) -> str:
     if reduce not in REDUCTIONS:
         raise UsageError(f"reduce={reduce!r} is not known; pass per_batch or mean.")
     return reduce
-
-
-def _check_surface(surface: str | None) -> str:
-    if surface in QUANTIZED_SURFACES:
-        raise UsageError(
-            f"surface={surface!r} needs quantized weights, and this checkpoint has no quantizer; "
-            "pass surface='latent' or leave it out."
-        )
-    if surface not in (None, "latent"):
-        raise UsageError(f"surface={surface!r} is not known; pass latent, ste or quantized.")
-    return "latent"

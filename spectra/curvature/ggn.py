@@ -218,6 +218,7 @@ def ggn(
     loss: Callable[[Tensor, Any], Any] | None = None,
     graph: GraphPolicy = "auto",
     dtype: str | torch.dtype | None = None,
+    proximal: float = 0.0,
 ) -> Curvature:
     """Return the Gauss-Newton matrix of a model's loss on batches of data.
 
@@ -232,6 +233,7 @@ def ggn(
         loss: `loss(output, batch)` -> scalar mean, or (sum, count); given exactly when `output` is.
         graph: As for `spectra.hessian`.
         dtype: As for `spectra.hessian`.
+        proximal: As for `spectra.hessian`.
 
     Returns:
         A family of operators, itself the operator of the mean over all batches.
@@ -257,4 +259,5 @@ def ggn(
         loss=split,
         graph=graph,
         dtype=dtype,
+        proximal=proximal,
     )

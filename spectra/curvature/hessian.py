@@ -88,6 +88,7 @@ def hessian(
     loss: LossFunction | None = None,
     graph: GraphPolicy = "auto",
     dtype: str | torch.dtype | None = None,
+    proximal: float = 0.0,
 ) -> Curvature:
     """Return the Hessian of a model's loss on batches of data.
 
@@ -98,12 +99,14 @@ def hessian(
             not count), or token ids (B, T). With `loss`, whatever it takes; tensors in lists,
             tuples and mappings are moved to the model's device and dtype.
         params: "linear", "embedding", "all", or globs; see `spectra.curvature.params`.
-        surface: None or "latent"; other surfaces need a quantized checkpoint.
+        surface: "ste", "quantized" or "latent"; None for ste where the model has fake-quantized
+            layers, else latent; see `spectra.curvature.surface`.
         reduce: "per_batch" (one operator a batch) or "mean" (one over all); what
             `num_operators()` and `operators()` follow.
         loss: `loss(model, batch)` -> scalar mean, or (sum, count); None for the next-token loss.
         graph: "keep", "recompute", or "auto".
         dtype: dtype of evaluation and vectors; None for the parameters' own.
+        proximal: γ of a penalty γ/2 ‖W − Q(W)‖², Q(W) constant: γ more on quantized coordinates.
 
     Returns:
         A family of operators, itself the operator of the mean over all batches.
@@ -122,4 +125,5 @@ def hessian(
         loss=loss,
         graph=graph,
         dtype=dtype,
+        proximal=proximal,
     )

@@ -58,7 +58,7 @@ class CurvatureOperator(SymmetricOperator):
     """A symmetric map of the selected parameters, the count-weighted mean over batches.
 
     Attributes:
-        point: Model, selection, dtype and device.
+        point: Model, selection, surface, dtype and device.
         batches: The batches.
         graph: The policy in force; "auto" is decided by `prepare`.
         graph_bytes: Memory of all kept graphs together, once measured.
@@ -95,6 +95,16 @@ class CurvatureOperator(SymmetricOperator):
         self._counts: list[float] = []
         self._losses: list[float] = []
         self._grad_norm = math.nan
+
+    @property
+    def keep(self) -> torch.Tensor | None:
+        """Coordinates outside which the operator is exactly zero, (dim,) boolean, or None."""
+        return self.point.surface.keep
+
+    @property
+    def dim_unmasked(self) -> int:
+        """Number of coordinates that are not masked."""
+        return self.point.surface.dim_unmasked
 
     # What a kind of curvature provides.
 
@@ -133,6 +143,7 @@ class CurvatureOperator(SymmetricOperator):
                 self._decide(position, used_bytes(self.device) - before)
         if self.graph == "auto":
             self.graph = "keep"
+        self.point.surface.restrict_(total)
         norm = torch.linalg.vector_norm(total, dtype=torch.float64)
         self._grad_norm = float(norm) / math.fsum(self._counts)
 
@@ -210,7 +221,8 @@ class CurvatureOperator(SymmetricOperator):
 
     def _product(self, v: torch.Tensor, *, batched: bool) -> torch.Tensor:
         self.prepare()
-        blocks = self.selection.split(v)
+        surface = self.point.surface
+        blocks = self.selection.split(surface.restrict(v))
         total, result = sum(self._counts), None
         for graph, last in self._each_graph():
             with told(f"a product with the {self.kind} ({self.dim:,} parameters)"):
@@ -222,7 +234,7 @@ class CurvatureOperator(SymmetricOperator):
             else:
                 result.add_(flat, alpha=share)
         assert result is not None
-        return result
+        return surface.shift_(surface.restrict_(result), v)
 
     def _each_graph(self) -> Iterator[tuple[BatchGraph, bool]]:
         if self.graph == "recompute":
@@ -236,13 +248,16 @@ class CurvatureOperator(SymmetricOperator):
 
     @property
     def gradient(self) -> torch.Tensor:
-        """Gradient of the mean loss, (dim,); computed anew where no graphs are kept."""
+        """Gradient of the mean loss, (dim,), masked as the surface has it, without a penalty's.
+
+        Computed anew where no graphs are kept.
+        """
         self.prepare()
         total = self._zero(self.dim)
         for position in range(len(self.batches)):
             kept = self._graphs[position] if self._graphs else None
             self._accumulate(total, kept or self._graph(position, second_order=False))
-        return total.div_(math.fsum(self._counts))
+        return self.point.surface.restrict_(total).div_(math.fsum(self._counts))
 
     @property
     def loss(self) -> float:

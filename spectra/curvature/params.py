@@ -1,14 +1,18 @@
 """Which parameters: `linear`, `embedding`, `all`, or globs over names.
 
-    linear     the weight of every nn.Linear and GPT-2 style Conv1D inside the transformer blocks
-               (the ModuleLists of the base model); head and biases excluded. A module without
-               blocks: the weight of every nn.Linear and Conv1D.
+    linear     the weight of every nn.Linear, GPT-2 style Conv1D and fake-quantized layer inside the
+               transformer blocks (the ModuleLists of the base model); head and biases excluded. A
+               module without blocks: the weight of every such layer.
     embedding  the input embedding's weight (of a plain module: every nn.Embedding's).
-    all        every floating-point parameter.
+    all        every floating-point parameter, those of quantizers aside.
     globs      "model.layers.0.*,*.mlp.*": names as in `named_parameters`, `*`, `?` and `[...]`.
 
 A tied parameter is one parameter under several names and is selected once, so a tied embedding
-carries both of its paths. `requires_grad` says how a model was trained, not which Hessian is asked
+carries both of its paths. Quantizers' own parameters (step sizes, noise) are no coordinates: the
+usual straight-through functions have no symmetric second derivative in weights and step sizes
+together, and where they have, rows and columns of the step sizes carry the factor that scales their
+gradients. `all` and globs that end in `*` leave them out and note it; a glob that names them is
+refused. `requires_grad` says how a model was trained, not which Hessian is asked
 for; the selection ignores it. Whatever the order of the globs, parameters come in the order of
 `named_parameters`: equal selections have equal coordinates.
 """
@@ -24,9 +28,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from spectra.curvature.surface import is_fake_quantized, quantizer_parameters
 from spectra.errors import UsageError, nearest
 
 KEYWORDS = ("linear", "embedding", "all")
+_LEFT_OUT = "parameters of the quantizers (step sizes, noise) are left out"
 _FUSED_NDIM = 3  # experts stacked into one tensor: (experts, out, in)
 
 
@@ -39,12 +45,14 @@ class Selection:
         names: First name of each selected parameter, in the order of `named_parameters`.
         shapes: Their shapes.
         aliases: Every name of each (more than one where weights are tied).
+        notes: What was left out.
     """
 
     params: str
     names: tuple[str, ...]
     shapes: tuple[torch.Size, ...]
     aliases: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -97,22 +105,27 @@ def select_parameters(model: nn.Module, params: str | Sequence[str] = "linear") 
             list of these, whose union is taken.
 
     Raises:
-        UsageError: If nothing matches, a match has no continuous value, or "linear" meets weights
-            it cannot read as linear layers.
+        UsageError: If nothing matches, a match has no continuous value or belongs to a quantizer,
+            or "linear" meets weights it cannot read as linear layers.
     """
     wanted = [params] if isinstance(params, str) else list(params)
     patterns = [part.strip() for item in wanted for part in item.split(",") if part.strip()]
     if not patterns:
         raise UsageError(f"params={params!r} names no parameter; pass one of {_choices()}.")
     groups = _groups(model)
-    chosen: set[int] = set()
+    found: set[int] = set()
+    own = quantizer_parameters(model)
     for pattern in patterns:
-        chosen |= _match(model, pattern, groups)
+        matched = _match(model, pattern, groups)
+        _refuse_named(own, pattern, matched, groups)
+        found |= matched
+    chosen = found - own
     return Selection(
         params=",".join(patterns),
         names=tuple(names[0] for key, (_, names) in groups.items() if key in chosen),
         shapes=tuple(p.shape for key, (p, _) in groups.items() if key in chosen),
         aliases=tuple(tuple(names) for key, (_, names) in groups.items() if key in chosen),
+        notes=(_LEFT_OUT,) if found & own else (),
     )
 
 
@@ -124,6 +137,19 @@ def _groups(model: nn.Module) -> Groups:
     for name, parameter in model.named_parameters(remove_duplicate=False):
         groups.setdefault(id(parameter), (parameter, []))[1].append(name)
     return groups
+
+
+def _refuse_named(own: set[int], pattern: str, found: set[int], groups: Groups) -> None:
+    """Refuse a pattern that asks for parameters of quantizers rather than for everything."""
+    open_ended = pattern in KEYWORDS or pattern.endswith("*")
+    if not found & own or (found - own and open_ended):
+        return
+    name = next(names[0] for key, (_, names) in groups.items() if key in found & own)
+    raise UsageError(
+        f"params={pattern!r} selects {name}, which belongs to a quantizer; weights and step sizes "
+        "together have no Hessian (the second derivative of the estimator is not symmetric, or "
+        "scaled by its gradient factor): select weights alone, as '*.weight'."
+    )
 
 
 def _match(model: nn.Module, pattern: str, groups: Groups) -> set[int]:
@@ -164,6 +190,11 @@ def is_conv1d(module: nn.Module) -> bool:
     return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
 
 
+def is_transposed(module: nn.Module) -> bool:
+    """Whether a linear layer stores its weight as (in, out): Conv1D, or a layer that says so."""
+    return is_conv1d(module) or bool(getattr(module, "transposed", False))
+
+
 def is_linear(module: nn.Module) -> bool:
     """Whether `module` is a linear layer, of either orientation."""
     return isinstance(module, nn.Linear) or is_conv1d(module)
@@ -189,7 +220,7 @@ def _linear(model: nn.Module, groups: Groups) -> set[int]:
     for prefix, block in _blocks(model):
         for name, module in block.named_modules():
             where = f"{prefix}.{name}".strip(".")
-            if is_linear(module):
+            if is_linear(module) or is_fake_quantized(module):
                 weight: Any = module._parameters.get("weight")
                 if weight is None:
                     raise UsageError(

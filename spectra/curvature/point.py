@@ -6,8 +6,8 @@ that nothing of the embedding or the head is differentiated unless it was select
 is one leaf under all its names. Values share storage with the model's parameters unless another
 dtype was asked for; then they are cast once and shared by everything that uses the point.
 
-`Point.value` is the one place that says at which value a parameter is evaluated. On the `latent`
-surface of a float model that is its own value; a quantized surface would give Q(W) there.
+`Point.value` is the one place that says at which value a parameter is evaluated: its own, or Q(W)
+for a quantized weight on the surfaces `ste` and `quantized` (see `surface`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import nn
 from spectra.curvature.attention import choose_attention, evaluation
 from spectra.curvature.params import Selection
 from spectra.curvature.precision import working_precision
+from spectra.curvature.surface import Surface
 from spectra.errors import UsageError
 
 T = TypeVar("T")
@@ -44,6 +45,7 @@ class Point:
         model: The caller's module, left as it is.
         selection: The parameters that are differentiated.
         dtype: dtype of the evaluation and of the flat vectors.
+        surface: What stands in the place of quantized weights, and the mask.
         device: The one device of all parameters.
         attention: Attention implementation set during a forward, None to leave it.
         notes: What a reader should know about the evaluation.
@@ -54,24 +56,31 @@ class Point:
     """
 
     def __init__(
-        self, model: nn.Module, selection: Selection, dtype: torch.dtype | None = None
+        self,
+        model: nn.Module,
+        selection: Selection,
+        dtype: torch.dtype | None = None,
+        *,
+        surface: Surface | None = None,
     ) -> None:
         self.model = model
         self.selection = selection
         self.device = _one_device(model)
+        self.surface = surface or Surface(model, selection)
         self.dtype = dtype or _one_dtype(model, selection)
         self.attention, note = choose_attention(model)
-        self.notes: list[str] = [note] if note else []
+        self.notes: list[str] = [*selection.notes, *([note] if note else [])]
         self._cast: dict[int, tuple[torch.Tensor, int, torch.Tensor]] = {}
 
     def with_dtype(self, dtype: torch.dtype) -> Point:
-        """Return the same point, evaluated in another dtype."""
-        other = Point(self.model, self.selection, dtype)
+        """Return the same point, with the same Q(W) and mask, evaluated in another dtype."""
+        other = Point(self.model, self.selection, dtype, surface=self.surface)
         other.attention = self.attention
         return other
 
     def value(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the value at which the parameter or buffer `tensor` is evaluated, detached."""
+        tensor = self.surface.value(tensor)
         if not tensor.is_floating_point() or tensor.dtype == self.dtype:
             return tensor.detach()
         # The tensor is held so that its id stays its own; its version tells of changes in place.
@@ -99,6 +108,7 @@ class Point:
         leaves: tuple[torch.Tensor, ...],
         *args: Any,
         grad: bool = True,
+        bypass: str | None = None,
     ) -> T:
         """Return `function(model, *args)` with `leaves` in the place of the selected parameters.
 
@@ -107,6 +117,8 @@ class Point:
             leaves: One tensor for each selected parameter, from `leaves()`.
             args: Further arguments.
             grad: Whether a graph is recorded, whatever the caller's gradient mode.
+            bypass: What of the quantizers is bypassed, "weights" or "all"; None as the surface has
+                it.
         """
         values = {
             f"model.{name}": self.value(tensor)
@@ -120,6 +132,7 @@ class Point:
             torch.inference_mode(False),
             torch.set_grad_enabled(grad),
             evaluation(self.model, self.attention),
+            self.surface.bypassed(bypass),
             working_precision(self.dtype),
         ):
             result: T = torch.func.functional_call(

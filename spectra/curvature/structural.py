@@ -12,6 +12,13 @@ zeros. (X w = 0 alone does not do: layers before move X. It does for the Gauss-N
 product only asks that no output moves: there out · (in − rank X).) Rows of an embedding that were
 never looked up are zeros likewise, while nothing else uses the table.
 
+Under a clip mask M the matrix is M H M. The z zeros above span a subspace, and a part of it of
+dimension at least z − m vanishes on the m masked coordinates of the layer: there M H M V = 0 as
+well. So each layer counts max(0, z − m) zeros beside its masked coordinates, and both counts add.
+A proximal penalty moves the zeros of quantized weights to γ: there none are counted.
+
+Where a layer quantizes its inputs, X is what it multiplies the weight with.
+
 The bound must not be too high, so whatever is not certain counts as no zero: ranks are taken as too
 large rather than too small; a weight counts only if its gradient is Δᵀ X of the calls seen (a
 weight also used elsewhere, as a tied head, is not); T is every position up to the last one that
@@ -20,17 +27,19 @@ counts, as masked positions before it are inputs still.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from spectra.curvature.family import Curvature
 from spectra.curvature.loss import LanguageModelLoss, Loss
 from spectra.curvature.operator import CurvatureOperator
-from spectra.curvature.params import is_conv1d, is_linear
+from spectra.curvature.params import is_linear, is_transposed
+from spectra.curvature.point import Point
 
 _RANK_LIMIT = 1024  # beyond it a rank is taken as full: the bound stays one, the cost stays small
 _ENOUGH = 2  # times min(in, out) tokens, and a layer counts as having full rank
@@ -46,7 +55,7 @@ class LayerZeros:
     Attributes:
         name: The parameter.
         size: Its number of coordinates.
-        zeros: At least so many zero eigenvalues belong to it.
+        zeros: At least so many zero eigenvalues belong to it, masked coordinates aside.
         shape: (out, in) of a layer, (rows, width) of an embedding.
         ranks: (rank Δ, rank X), each at most min(T, size); (rows seen, width) of an embedding.
     """
@@ -60,7 +69,7 @@ class LayerZeros:
 
 @dataclass(frozen=True)
 class StructuralZeros:
-    """A lower bound on the zero eigenvalues of one operator.
+    """A lower bound on the zero eigenvalues of one operator, masked coordinates aside.
 
     Attributes:
         zeros: At least so many.
@@ -97,6 +106,29 @@ class _Seen:
         return isinstance(self.modules[0], nn.Embedding)
 
 
+class _Inputs(TorchFunctionMode):
+    """Notes what each selected weight is multiplied with: a layer may quantize its input first."""
+
+    def __init__(self, leaves: Sequence[torch.Tensor]) -> None:
+        super().__init__()
+        self._index = {id(leaf): index for index, leaf in enumerate(leaves)}
+        self.last: dict[int, torch.Tensor] = {}
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        del types
+        if func is nn.functional.linear and len(args) > 1:
+            for weight in (args[1], args[1]._base):
+                if id(weight) in self._index:
+                    self.last[self._index[id(weight)]] = args[0].detach()
+        return func(*args, **(kwargs or {}))
+
+
 def structural_zeros(operator: Curvature | CurvatureOperator) -> StructuralZeros:
     """Return a lower bound on the zero eigenvalues of `operator`, at one gradient a batch.
 
@@ -111,7 +143,10 @@ def structural_zeros(operator: Curvature | CurvatureOperator) -> StructuralZeros
         terms += _observe(single, loss, batch, seen)
     names = single.selection.names
     layers = tuple(
-        _judge(names[index], one, gauss_newton=single.kind == "GGN") for index, one in seen.items()
+        _beside_the_mask(
+            _judge(names[index], one, gauss_newton=single.kind == "GGN"), single.point, index
+        )
+        for index, one in seen.items()
     )
     narrow = [
         min(layer.shape) for layer in layers if not seen[names.index(layer.name)].is_embedding
@@ -123,6 +158,12 @@ def structural_zeros(operator: Curvature | CurvatureOperator) -> StructuralZeros
         few_tokens=any(terms < size for size in narrow),
         layers=layers,
     )
+
+
+def _beside_the_mask(layer: LayerZeros, point: Point, index: int) -> LayerZeros:
+    surface = point.surface
+    shifted = surface.proximal and surface.quantized[index]
+    return replace(layer, zeros=0 if shifted else max(0, layer.zeros - surface.masked[index]))
 
 
 def _modules(operator: CurvatureOperator) -> dict[int, _Seen]:
@@ -160,11 +201,12 @@ def _observable(operator: CurvatureOperator, seen: dict[int, _Seen]) -> Loss:
 def _observe(operator: CurvatureOperator, loss: Loss, batch: Any, seen: dict[int, _Seen]) -> float:
     """Run one batch forward and backward, add what the modules met; return its count."""
     leaves = operator.point.leaves()
+    inputs = _Inputs(leaves)
     calls: list[tuple[int, nn.Module, torch.Tensor, torch.Tensor]] = []
 
     def record(index: int) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            calls.append((index, module, args[0].detach(), output))
+            calls.append((index, module, inputs.last.pop(index, args[0]).detach(), output))
 
         return hook
 
@@ -174,7 +216,8 @@ def _observe(operator: CurvatureOperator, loss: Loss, batch: Any, seen: dict[int
         for module in dict.fromkeys(one.modules)
     ]
     try:
-        mean, count = operator.point.call(loss, leaves, batch)
+        with inputs:
+            mean, count = operator.point.call(loss, leaves, batch)
     finally:
         for handle in handles:
             handle.remove()
@@ -205,7 +248,7 @@ def _add(
     total = torch.zeros_like(slope)
     for module, x, delta in met:
         X, D = x.flatten(0, -2).to(slope.dtype), delta.flatten(0, -2)
-        total += X.T @ D if is_conv1d(module) else D.T @ X
+        total += X.T @ D if is_transposed(module) else D.T @ X
         one.inputs.append(X)
         one.gradients.append(D)
     one.judged = bool((total - slope).norm() <= _same(slope.dtype) * slope.norm())
@@ -223,7 +266,7 @@ def _judge(name: str, one: _Seen, *, gauss_newton: bool) -> LayerZeros:
         rows, width = weight.shape
         used = int(one.rows.sum()) if one.judged and one.rows is not None else rows
         return LayerZeros(name, rows * width, (rows - used) * width, (rows, width), (used, width))
-    size_in, size_out = weight.shape if is_conv1d(one.modules[0]) else weight.shape[::-1]
+    size_in, size_out = weight.shape if is_transposed(one.modules[0]) else weight.shape[::-1]
     rank_x, rank_d = size_in, size_out
     if one.judged:
         rank_x = _rank(one.inputs, size_in)

@@ -25,6 +25,7 @@ from spectra.estimation.memory import available_bytes
 from spectra.linalg import Lanczos, SymmetricOperator, probe
 
 ASSUMED_UNITS = 8.0  # rounding units of the operator's dtype, where no error is known
+WORTH_TELLING = 1e-3  # share of structural zeros; a clip mask leaves a few beside its own
 ASYMMETRY_UNITS = 1e4  # of rounding; what the check is after is of order 1e-2 to 1
 
 
@@ -73,6 +74,8 @@ class Checks:
         self.section["determinism_error"] = found.determinism_error
         self.section["symmetry_error"] = found.symmetry_error
         self.section["difference_error"] = found.difference_error
+        if found.difference_note:
+            self.section["difference_note"] = found.difference_note
         if operator.product_error is not None:
             self._measured(operator)
         else:
@@ -118,7 +121,11 @@ class Checks:
         shares[batch] = found.fraction
         known = [share for share in shares if share is not None]
         self.section["structural_zero_fraction"] = sum(known) / len(known)
-        if found.few_tokens and found.fraction > 0 and not self.section.get("few_tokens"):
+        if (
+            found.few_tokens
+            and found.fraction >= WORTH_TELLING
+            and not self.section.get("few_tokens")
+        ):
             self.section["few_tokens"] = True  # said once a record: the share hardly changes
             self._warn(
                 f"{found.tokens} tokens an operator are fewer than the width of some layers: at "

@@ -10,7 +10,9 @@ Memory. The kept graph holds what forward and first backward save: per block and
 12 intermediate widths and, with math attention, 3 numbers for each head and position (counted with
 saved-tensor hooks on seven Llama shapes, to 0.1 %; other architectures differ). The head keeps one
 probability for each token and vocabulary entry. Beside it stand the gradient and its flat copy, and
-while the product error is measured the weights and a graph in float64 instead.
+while the product error is measured the weights and a graph in float64 instead. Where weights are
+fake-quantized, Q(W) is held at least in float32, its mask in a byte, and in half precision Q(W)
+once more in that type.
 
 Time is the flops over the rate of a matrix product measured on the spot, at the share of it that
 models reach.
@@ -52,8 +54,20 @@ class Cost:
     reference_bytes: int
 
 
-def count(shape: ModelShape, *, tokens: int, seq_len: int, itemsize: int, kept: bool) -> Cost:
-    """Return the cost of one product over `tokens` tokens in blocks of `seq_len`."""
+def count(
+    shape: ModelShape, *, tokens: int, seq_len: int, itemsize: int, kept: bool, quantized: int = 0
+) -> Cost:
+    """Return the cost of one product over `tokens` tokens in blocks of `seq_len`.
+
+    Args:
+        shape: The model.
+        tokens: Tokens in the operator.
+        seq_len: Tokens in a block.
+        itemsize: Bytes of a number.
+        kept: Whether the first-order graph is kept.
+        quantized: Number of fake-quantized weights.
+    """
+    held = max(itemsize, 4) + 1 + (itemsize if itemsize < 4 else 0)
     gradient = 6.0 * shape.linear * tokens + 4.0 * shape.head * tokens
     gradient += 12.0 * seq_len * tokens * shape.hidden * shape.layers
     flops = gradient * (2 if kept else 3)
@@ -63,7 +77,7 @@ def count(shape: ModelShape, *, tokens: int, seq_len: int, itemsize: int, kept: 
     graph = tokens * (shape.layers * per_token + shape.vocab) + 2 * shape.linear
     return Cost(
         flops=flops,
-        weight_bytes=shape.parameters * itemsize,
+        weight_bytes=shape.parameters * itemsize + quantized * held,
         graph_bytes=graph * itemsize,
         reference_bytes=(graph + shape.parameters + 4 * shape.linear) * 8,
     )

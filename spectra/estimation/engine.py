@@ -20,7 +20,7 @@ from spectra.estimation.settings import DTYPES, SLQSettings
 from spectra.estimation.store import ProbeStore
 from spectra.linalg import BasisPolicy, SymmetricOperator
 from spectra.quadrature import summarize
-from spectra.record import SCHEMA, Spectrum
+from spectra.record import SCHEMA, Spectrum, probe_dim
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,11 @@ def run(
         RecordError: If `earlier` is of another run.
     """
     family: Family = _Members(operator) if isinstance(operator, Curvature) else _One(operator)
-    settings = _capped(settings, operator.dim)
+    settings = _probe_space(operator, settings)
+    room = operator.dim
+    if settings.probe_space == "unmasked":
+        room = getattr(operator, "dim_unmasked", room)
+    settings = _capped(settings, room)
     if earlier is not None:
         decided = earlier.metadata["estimator"]
         settings = settings.with_changes(basis=decided["basis"], basis_dtype=decided["basis_dtype"])
@@ -114,7 +118,7 @@ def run(
     sections = _sections(operator, settings, plan)
     for name, section in (metadata or {}).items():
         sections[name] = sections[name] | section
-    steps = min(settings.lanczos_steps, operator.dim)
+    steps = min(settings.lanczos_steps, room)
     store = ProbeStore(family.num_operators(), settings.num_probes, steps, sections)
     if earlier is not None:
         check_same_run(earlier.metadata, sections, output or Path("memory"))
@@ -177,10 +181,16 @@ def _add_basis_rounding(store: ProbeStore) -> None:
     estimator = store.metadata["estimator"]
     dtype, stored = DTYPES[estimator["vector_dtype"]], DTYPES[estimator["basis_dtype"]]
     relative = BasisPolicy(estimator["basis"], stored).rounding(
-        store.metadata["dim_unmasked"], store.alphas.shape[2], dtype
+        probe_dim(store.metadata), store.alphas.shape[2], dtype
     )
     ends = store.snapshot().measure.span
     store.metadata["checks"]["basis_rounding"] = relative * max(abs(end) for end in ends)
+
+
+def _probe_space(operator: SymmetricOperator, settings: SLQSettings) -> SLQSettings:
+    """Return the settings with probes on all coordinates where no coordinate is an exact zero."""
+    shifted = isinstance(operator, Curvature) and operator.point.surface.proximal > 0
+    return settings.with_changes(probe_space="all") if shifted else settings
 
 
 def _capped(settings: SLQSettings, dim: int) -> SLQSettings:
@@ -201,6 +211,7 @@ def _sections(
     known: dict[str, Any] = {}
     if isinstance(operator, Curvature):
         known = operator.metadata()
+    unmasked = known.get("dim_unmasked", operator.dim)
     estimator = settings.metadata() | {
         "basis": plan.policy.where,
         "basis_dtype": _name(plan.policy.dtype or settings.working_dtype(operator.dtype)),
@@ -216,14 +227,20 @@ def _sections(
     return {
         "schema": SCHEMA,
         "dim": operator.dim,
-        "dim_unmasked": operator.dim,
+        "dim_unmasked": unmasked,
         "params": {
             "select": known.get("params"),
             "names": known.get("parameter_names"),
             "count": operator.dim,
         },
         "surface": known.get("surface"),
-        "masked_fraction": 0.0,
+        "masked_fraction": (operator.dim - unmasked) / operator.dim,
+        "point": {
+            "toward_grid": None,
+            "rederived_scales": None,
+            "noisy_weights": None,
+            "proximal": known.get("proximal") or None,
+        },
         "reduce": known.get("reduce"),
         "checkpoint": {},
         "data": {},

@@ -1,7 +1,7 @@
 """The output directory of a run: whose it is, whether to begin, go on, or refuse.
 
 A run is the same run when everything that decides its numbers is the same: checkpoint contents,
-data, parameters, surface, seed, steps, precision, basis. The number of probes may grow.
+data, parameters, surface, point, seed, steps, precision, basis. The number of probes may grow.
 """
 
 from __future__ import annotations
@@ -25,19 +25,25 @@ ESTIMATOR_KEYS = (
     "block_size",
     "curvature",
 )
+CHECKPOINT_KEYS = ("sha256", "quantizer", "w_bits", "a_bits", "kv_bits")
+POINT_KEYS = ("toward_grid", "rederived_scales", "noisy_weights", "proximal")
 
 
 def identity(metadata: dict[str, Any]) -> dict[str, Any]:
     """Return what decides a run's numbers, as flat keys."""
-    estimator = metadata.get("estimator", {})
+    estimator, checkpoint = metadata.get("estimator", {}), metadata.get("checkpoint", {})
+    point = metadata.get("point", {})
     return {
         "dim": metadata.get("dim"),
         "surface": metadata.get("surface"),
         "reduce": metadata.get("reduce"),
         "params": metadata.get("params", {}).get("names"),
-        "checkpoint.sha256": metadata.get("checkpoint", {}).get("sha256"),
+        **{f"checkpoint.{key}": checkpoint.get(key) for key in CHECKPOINT_KEYS},
         "data.sha256": metadata.get("data", {}).get("sha256"),
         **{f"estimator.{key}": estimator.get(key) for key in ESTIMATOR_KEYS},
+        "estimator.probe_space": estimator.get("probe_space", "unmasked"),
+        **{f"point.{key}": point.get(key) or 0 for key in POINT_KEYS},
+        "dim_unmasked": metadata.get("dim_unmasked"),
     }
 
 

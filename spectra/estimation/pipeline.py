@@ -8,15 +8,17 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from spectra import curvature
 from spectra.checkpoint import Checkpoint, load_checkpoint
 from spectra.curvature.family import Curvature
+from spectra.curvature.surface import check_penalty
 from spectra.data import TokenBatches, token_batches
 from spectra.errors import InputWarning, UsageError, nearest
 from spectra.estimation import engine, reference
 from spectra.estimation.output import open_output
+from spectra.estimation.perturb import Displacement
 from spectra.estimation.settings import SLQSettings
 from spectra.record import Spectrum
 
@@ -50,7 +52,33 @@ class Request:
         "names, separated by commas.",
     )
     surface: str | None = _option(
-        None, "Loss surface: latent (float weights); ste and quantized need a quantized checkpoint."
+        None,
+        "Surface: ste (straight through the quantizer: clip mask, at the quantized weights; the "
+        "default where there is one), quantized (the same without mask), latent (quantizers off).",
+    )
+    quantizer: str | None = _option(
+        None, "Quantizer put on a float checkpoint: paretoq, lsq, rtn; or what a checkpoint has."
+    )
+    w_bits: float | None = _option(None, "Bits of the weights with --quantizer; ternary is 1.58.")
+    a_bits: int | None = _option(None, "Bits of the activations (16).")
+    kv_bits: int | None = _option(None, "Bits of keys and values (16).")
+    initialize_scales: bool = _option(
+        False, "Derive scales from the weights where a quantized checkpoint holds none."
+    )
+    toward_grid: float | None = _option(
+        None,
+        "Evaluate at (1 − f) W + f Q(W): the fraction f of the way to the grid, scales frozen.",
+    )
+    rederive_scales: bool = _option(
+        False, "With --toward_grid: derive the scales anew from the moved weights."
+    )
+    noisy_weights: float | None = _option(
+        None,
+        "Standard deviation of one draw of noise, a function of --seed, added to quantized weights "
+        "and scales before quantization; to the selected weights of a float checkpoint.",
+    )
+    proximal: float | None = _option(
+        None, "γ: the spectrum of L + γ/2 ‖W − Q(W)‖² with Q(W) constant (ste or latent)."
     )
     reduce: str = _option(
         "per_batch",
@@ -109,7 +137,7 @@ def resolve(request: Request) -> Request:
     """Return the request with the protocol's settings where it says nothing.
 
     Raises:
-        UsageError: If the protocol or curvature is not known.
+        UsageError: If the protocol or curvature is not known, or the penalty out of range.
     """
     if request.protocol not in PROTOCOLS:
         raise UsageError(
@@ -118,6 +146,7 @@ def resolve(request: Request) -> Request:
         )
     if request.curvature not in CURVATURES:
         raise UsageError(f"curvature={request.curvature!r} is not one of {', '.join(CURVATURES)}.")
+    check_penalty(request.proximal or 0.0)
     preset = PROTOCOLS[request.protocol]
     filled = {key: value for key, value in preset.items() if getattr(request, key) is None}
     return replace(request, **filled)
@@ -147,7 +176,7 @@ def estimate(ckpt: str | Path | Request, *, progress: bool = True, **options: An
         request = resolve(replace(ckpt, **options))
     else:
         request = resolve(Request(str(ckpt), **options))
-    asked = settings(request)
+    asked, displacement = settings(request), displaced(request)
     earlier = None
     if request.output is not None:
         earlier = open_output(
@@ -155,13 +184,16 @@ def estimate(ckpt: str | Path | Request, *, progress: bool = True, **options: An
         )
     checkpoint = load(request)
     batches = read_data(request, checkpoint)
+    point, notes = displacement.apply_(checkpoint.model, request.params)
     operator = build_operator(request, checkpoint, batches)
+    operator.point.notes += notes
     return engine.run(
         operator,
         asked,
         metadata={
             "checkpoint": checkpoint.meta.metadata(),
             "data": batches.metadata(),
+            "point": point,
             "estimator": {
                 "protocol": request.protocol,
                 "protocol_changes": protocol_changes(request),
@@ -194,7 +226,20 @@ def settings(request: Request) -> SLQSettings:
             "check",
         )
     }
-    return SLQSettings(**chosen, max_memory=None if memory is None else int(memory * 1e9))
+    # The reference draws its probes on all coordinates and finds the masked ones by chance.
+    space: Literal["unmasked", "all"] = "all" if request.protocol == "winq" else "unmasked"
+    limit = None if memory is None else int(memory * 1e9)
+    return SLQSettings(**chosen, probe_space=space, max_memory=limit)
+
+
+def displaced(request: Request) -> Displacement:
+    """Return what a request does to the weights before they are differentiated."""
+    return Displacement(
+        toward_grid=request.toward_grid,
+        rederive_scales=request.rederive_scales,
+        noisy_weights=request.noisy_weights,
+        seed=request.seed,
+    )
 
 
 def load(request: Request) -> Checkpoint:
@@ -206,6 +251,11 @@ def load(request: Request) -> Checkpoint:
         device=request.device,
         dtype=request.dtype or "float32",
         trust_remote_code=request.trust_remote_code,
+        quantizer=request.quantizer,
+        w_bits=request.w_bits,
+        a_bits=request.a_bits,
+        kv_bits=request.kv_bits,
+        initialize_scales=request.initialize_scales,
     )
 
 
@@ -241,4 +291,5 @@ def build_operator(request: Request, checkpoint: Checkpoint, batches: TokenBatch
         reduce=request.reduce,
         graph=request.graph,  # type: ignore[arg-type]
         dtype=request.dtype,
+        proximal=request.proximal or 0.0,
     )

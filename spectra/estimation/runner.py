@@ -99,6 +99,7 @@ class Runner:
         self.store.tokens[batch] = operator.tokens
 
     def _probe(self, operator: SymmetricOperator, batch: int, index: int) -> torch.Tensor:
+        on_all = self.settings.probe_space == "all"
         return probe(
             operator.dim,
             seed=self.settings.seed,
@@ -107,6 +108,7 @@ class Runner:
             kind=self.settings.probe_kind,
             dtype=self.settings.working_dtype(operator.dtype),
             device=operator.device,
+            keep=None if on_all else getattr(operator, "keep", None),
         )
 
     def _block(

@@ -28,6 +28,8 @@ class SLQSettings:
         lanczos_steps: Products with each probe: the resolution.
         seed: Of the probes.
         probe_kind: "sphere", or "rademacher" (traces only).
+        probe_space: "unmasked": probes live on the coordinates that no clip mask makes zero, and
+            the masked share is added exactly; "all": on all coordinates.
         basis: "device", "host", "none", or "auto": the first that fits the memory.
         basis_dtype: Storage type of the basis, or "auto": the working type.
         vector_dtype: Working type of the Lanczos vectors, or "auto": the operator's, at least
@@ -41,6 +43,7 @@ class SLQSettings:
     lanczos_steps: int = 100
     seed: int = 0
     probe_kind: ProbeKind = "sphere"
+    probe_space: Literal["unmasked", "all"] = "unmasked"
     basis: Literal["auto", "device", "host", "none"] = "auto"
     basis_dtype: str = "auto"
     vector_dtype: str = "auto"
@@ -56,6 +59,7 @@ class SLQSettings:
             raise UsageError(f"seed={self.seed} is negative; pass a non-negative integer.")
         choices = {
             "probe_kind": ("sphere", "rademacher"),
+            "probe_space": ("unmasked", "all"),
             "basis": ("auto", "device", "host", "none"),
             "basis_dtype": ("auto", *DTYPES),
             "vector_dtype": ("auto", *DTYPES),

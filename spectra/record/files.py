@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spectra.errors import RecordError
-from spectra.record.spectrum import SCHEMA, Spectrum
+from spectra.record.spectrum import SCHEMA, Spectrum, probe_dim
 
 ARRAYS = "spectrum.npz"
 METADATA = "spectrum.json"
@@ -159,7 +159,8 @@ def _check_shapes(arrays: dict[str, NDArray[Any]], metadata: dict[str, Any]) -> 
     if (arrays["betas"] < 0).any():
         raise ValueError("an off-diagonal coefficient is negative")
     dim, unmasked = int(metadata["dim"]), int(metadata.get("dim_unmasked", metadata["dim"]))
-    if not 1 <= unmasked <= dim or (steps.size and steps.max() > unmasked):
+    within = probe_dim(metadata)
+    if not (0 <= unmasked <= dim and within >= 1) or (steps.size and steps.max() > within):
         raise ValueError(f"dimensions {dim} and {unmasked} do not fit the steps")
 
 

@@ -56,7 +56,7 @@ class Spectrum:
         return Measure(
             runs=quadrature.as_runs(self.alphas, self.betas, self.steps),
             dim=dim,
-            dim_unmasked=int(self.metadata.get("dim_unmasked", dim)),
+            dim_unmasked=probe_dim(self.metadata),
             product_error=float(checks.get("product_error") or 0.0)
             + float(checks.get("basis_rounding") or 0.0),
             spherical=estimator.get("probe_kind", "sphere") == "sphere",
@@ -130,3 +130,14 @@ class Spectrum:
         from spectra.record.files import save
 
         return save(self, Path(path))
+
+
+def probe_dim(metadata: dict[str, Any]) -> int:
+    """Return the dimension of the space that a record's probes live in.
+
+    That is `dim_unmasked`, masked coordinates being added as exact zeros, or `dim` where the probes
+    were drawn on all coordinates.
+    """
+    dim = int(metadata["dim"])
+    on_all = metadata.get("estimator", {}).get("probe_space") == "all"
+    return dim if on_all else int(metadata.get("dim_unmasked", dim))

@@ -10,6 +10,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import spectra
 from spectra.data import Batch
 from spectra.estimation.cost import ModelShape, count
+from spectra.quant import prepare, spec
+from tests.estimation.models import small_llama
 
 TOKENS = 96
 
@@ -68,3 +70,25 @@ def test_bytes_the_graph_keeps(operator_and_shape):
         operator.prepare()
     gradients = 2 * 4 * operator.dim
     assert sum(size for size, _ in kept.values()) + gradients == pytest.approx(told, rel=0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_bytes_of_the_quantized_weights(operator_and_shape, dtype):
+    model = small_llama().to(dtype)
+    prepare(model, spec("paretoq", w_bits=1))
+    ids = torch.randint(0, 32, (1, 8))
+    family = spectra.hessian(model, [Batch(ids, ids)])
+    family.prepare()
+    held = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for layer in (m for m in model.modules() if hasattr(m, "quantized_weight"))
+        for tensor in (
+            family.point.surface.value(layer.weight),
+            family.point.value(layer.weight),
+        )
+    }
+    held[family.keep.data_ptr()] = family.keep.nbytes
+    sizes = {"tokens": 8, "seq_len": 8, "itemsize": dtype.itemsize, "kept": True}
+    shape = operator_and_shape[1]
+    told = count(shape, **sizes, quantized=family.dim).weight_bytes
+    assert sum(held.values()) == told - count(shape, **sizes).weight_bytes
