@@ -22,6 +22,7 @@ _HOME = {
     "eigenpairs": "spectra.linalg",
     "load_checkpoint": "spectra.checkpoint",
     "token_batches": "spectra.data",
+    "token_blocks": "spectra.data",
     "hessian": "spectra.curvature",
     "ggn": "spectra.curvature",
     "slq": "spectra.estimation",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -39,39 +39,64 @@ def parse(
     Raises:
         UsageError: If a flag or a key is unknown, or a value does not fit.
     """
+    return kind(**parse_values(kind, arguments, prog=prog, description=description, epilog=epilog))
+
+
+def parse_values(
+    kinds: Any,
+    arguments: Sequence[str],
+    *,
+    prog: str,
+    description: str,
+    epilog: str = "",
+    defaults: Mapping[str, Any] | None = None,
+    preset: Callable[[str], Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Return the values of the fields of one or several dataclasses, by name.
+
+    What is nearer to the user wins: flags, the YAML file of `--config`, the `--preset`, `defaults`.
+
+    Raises:
+        UsageError: If a flag or a key is unknown, or a value does not fit.
+    """
     parser = _Parser(
-        kind,
+        kinds,
         prog=prog,
         description=description,
         epilog=epilog,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.set_defaults(**dict(defaults or {}))
     for action in parser._actions:
         if action.help and action.default not in (None, argparse.SUPPRESS, False, True):
             action.help = f"{action.help} [{action.default}]"
     parser.add_argument("--config", metavar="FILE.yaml", help="Defaults for these flags.")
     arguments = list(arguments)
-    config = _config_path(arguments)
-    if config is not None:
-        _apply_config(parser, Path(config))
-    parsed = vars(parser.parse_args(arguments))
+    config = _value_of("--config", arguments, "the path of a YAML file")
+    changed = _apply_config(parser, Path(config)) if config is not None else set()
+    if preset is not None:
+        chosen = _value_of("--preset", arguments, "a name") or parser.get_default("preset")
+        below = {k: v for k, v in preset(chosen).items() if k not in changed} if chosen else {}
+        parser.set_defaults(**below)
+    parsed: dict[str, Any] = vars(parser.parse_args(arguments))
     parsed.pop("config")
-    return kind(**parsed)
+    return parsed
 
 
-def _config_path(arguments: list[str]) -> str | None:
+def _value_of(flag: str, arguments: list[str], what: str) -> str | None:
     for index, argument in enumerate(arguments):
-        if argument == "--config":
+        if argument == flag:
             if index + 1 == len(arguments):
-                raise UsageError("--config needs the path of a YAML file.")
+                raise UsageError(f"{flag} needs {what}.")
             return arguments[index + 1]
-        if argument.startswith("--config="):
+        if argument.startswith(f"{flag}="):
             return argument.partition("=")[2]
     return None
 
 
-def _apply_config(parser: argparse.ArgumentParser, path: Path) -> None:
+def _apply_config(parser: argparse.ArgumentParser, path: Path) -> set[str]:
+    """Make the file's values the defaults; return the names it sets."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -82,6 +107,7 @@ def _apply_config(parser: argparse.ArgumentParser, path: Path) -> None:
     if not isinstance(content, dict):
         raise UsageError(f"config={str(path)!r} must be a mapping of option names to values.")
     actions = {action.dest: action for action in parser._actions}
+    changed = set()
     for raw, value in content.items():
         key = str(raw).replace("-", "_")
         if key not in actions or key in ("help", "config"):
@@ -89,6 +115,8 @@ def _apply_config(parser: argparse.ArgumentParser, path: Path) -> None:
         action = actions[key]
         action.required = False
         parser.set_defaults(**{key: _typed(action, str(raw), value)})
+        changed.add(key)
+    return changed
 
 
 def _typed(action: argparse.Action, name: str, value: Any) -> Any:

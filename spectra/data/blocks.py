@@ -114,10 +114,7 @@ def token_batches(
         ("batch_size", batch_size, 1),
         ("num_batches", num_batches, 1),
     ):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            raise UsageError(f"{name}={value!r} is not a whole number; pass at least {least}.")
-        if value < least:
-            raise UsageError(f"{name}={value} is too small; pass at least {least}.")
+        _check_size(name, value, least)
     opened = open_source(source)
     need = num_batches * batch_size * seq_len
     ids = _take(_token_stream(opened, tokenizer), need)
@@ -126,6 +123,93 @@ def token_batches(
     blocks = torch.from_numpy(ids).view(num_batches, batch_size, seq_len)
     batches = tuple(Batch(block.clone(), block.clone()) for block in blocks)
     return TokenBatches(batches, opened.name, seq_len, batch_size)
+
+
+@dataclass(frozen=True)
+class TokenBlocks:
+    """Consecutive blocks of a stream, what a training run goes through.
+
+    Attributes:
+        ids: (N, T) int64 on the CPU.
+        source: Where they came from.
+    """
+
+    ids: torch.Tensor
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        block = self.ids[index]
+        return {"input_ids": block, "labels": block}
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the shape and the token ids."""
+        digest = hashlib.sha256(str(tuple(self.ids.shape)).encode())
+        digest.update(self.ids.numpy().astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    def split(self, count: int) -> tuple[TokenBlocks, TokenBlocks]:
+        """Return the first `count` blocks and the rest."""
+        return (
+            TokenBlocks(self.ids[:count], self.source),
+            TokenBlocks(self.ids[count:], self.source),
+        )
+
+    def metadata(self) -> dict[str, Any]:
+        """Return what a run's file says about its data."""
+        blocks, seq_len = self.ids.shape
+        return {
+            "source": self.source,
+            "sha256": self.sha256,
+            "seq_len": seq_len,
+            "blocks": blocks,
+        }
+
+
+def token_blocks(
+    source: str | Path,
+    tokenizer: Any = None,
+    *,
+    seq_len: int = 512,
+    max_blocks: int | None = None,
+    vocab_size: int | None = None,
+) -> TokenBlocks:
+    """Return the first `max_blocks` blocks of `seq_len` tokens, or as many as there are.
+
+    Args:
+        source: See `spectra.data.sources`.
+        tokenizer: A transformers tokenizer; may be None where the source holds token ids.
+        seq_len: Tokens in a block, at least 2.
+        max_blocks: No more text than for so many blocks is read; None for all of it.
+        vocab_size: Rows of the model's embedding; ids beyond it are refused.
+
+    Raises:
+        UsageError: If a size is out of range.
+        DataError: If the source is unreadable, shorter than one block, or holds token ids outside
+            the vocabulary.
+    """
+    _check_size("seq_len", seq_len, 2)
+    if max_blocks is not None:
+        _check_size("max_blocks", max_blocks, 1)
+    opened = open_source(source)
+    need = None if max_blocks is None else max_blocks * seq_len
+    ids = _take(_token_stream(opened, tokenizer), need)
+    count = len(ids) // seq_len
+    if count == 0:
+        _check_enough(len(ids), seq_len, opened.name, seq_len, 1, 1)
+    ids = ids[: count * seq_len]
+    _check_vocabulary(ids, vocab_size, opened.name)
+    return TokenBlocks(torch.from_numpy(ids).view(count, seq_len), opened.name)
+
+
+def _check_size(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise UsageError(f"{name}={value!r} is not a whole number; pass at least {least}.")
+    if value < least:
+        raise UsageError(f"{name}={value} is too small; pass at least {least}.")
 
 
 def _token_stream(source: Source, tokenizer: Any) -> Iterator[NDArray[np.int64]]:
@@ -152,12 +236,12 @@ def _tokenize(text: str, tokenizer: Any, name: str) -> NDArray[np.int64]:
     return np.asarray(encoded, dtype=np.int64)
 
 
-def _take(stream: Iterator[NDArray[np.int64]], need: int) -> NDArray[np.int64]:
+def _take(stream: Iterator[NDArray[np.int64]], need: int | None) -> NDArray[np.int64]:
     pieces, have = [np.empty(0, dtype=np.int64)], 0
     for piece in stream:
         pieces.append(piece)
         have += len(piece)
-        if have >= need:
+        if need is not None and have >= need:
             break
     return np.concatenate(pieces)[:need]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from spectra.data import Batch, token_batches
+from spectra.data import Batch, token_batches, token_blocks
 from spectra.errors import DataError, UsageError
 
 
@@ -157,3 +157,41 @@ def test_text_without_a_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises(DataError, match="has no tokenizer; pass --tokenizer"):
         token_batches(tmp_path / "a.txt", None, seq_len=2, num_batches=1)
+
+
+def test_training_blocks_are_the_same_stream(tmp_path: Path) -> None:
+    file = ids_file(tmp_path / "ids.npy", np.arange(50))
+    whole = token_blocks(file, seq_len=7)
+    assert whole.ids.shape == (7, 7)  # the 50th token fills no block
+    np.testing.assert_array_equal(whole.ids.reshape(-1).numpy(), np.arange(49))
+    some = token_blocks(file, seq_len=7, max_blocks=3)
+    assert torch.equal(some.ids, whole.ids[:3])
+    assert some.sha256 != whole.sha256
+    item = some[2]
+    assert torch.equal(item["input_ids"], whole.ids[2])
+    assert torch.equal(item["labels"], whole.ids[2])
+    first, rest = whole.split(5)
+    assert torch.equal(torch.cat([first.ids, rest.ids]), whole.ids)
+    assert whole.metadata()["blocks"] == 7
+
+
+def test_fewer_training_blocks_than_asked_are_taken_as_they_are(tmp_path: Path) -> None:
+    file = ids_file(tmp_path / "ids.npy", np.arange(20))
+    assert len(token_blocks(file, seq_len=6, max_blocks=100)) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "named"),
+    [
+        ({"seq_len": 1}, UsageError, "seq_len=1"),
+        ({"seq_len": 4, "max_blocks": 0}, UsageError, "max_blocks=0"),
+        ({"seq_len": 30}, DataError, "20 tokens, fewer than one block of seq_len=30"),
+        ({"seq_len": 4, "vocab_size": 15}, DataError, "token id 19"),
+    ],
+)
+def test_training_blocks_that_cannot_be(
+    tmp_path: Path, options: dict[str, Any], kind: type[Exception], named: str
+) -> None:
+    file = ids_file(tmp_path / "ids.npy", np.arange(20))
+    with pytest.raises(kind, match=named):
+        token_blocks(file, **options)

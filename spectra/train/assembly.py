@@ -1,0 +1,219 @@
+"""Request and TrainingArguments -> a Trainer, its data and its recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import PrinterCallback, ProgressCallback, Trainer, default_data_collator
+
+from spectra.checkpoint import Checkpoint, load_checkpoint
+from spectra.checkpoint.quiet import first_line
+from spectra.data import TokenBlocks, token_blocks
+from spectra.errors import UsageError, nearest
+from spectra.quant import Noise
+from spectra.train.attach import attach
+from spectra.train.checks import check_arguments
+from spectra.train.evaluation import block_length
+from spectra.train.progress import TrainProgress
+from spectra.train.recipes import RECIPES, Recipe, WinQ
+from spectra.train.request import TrainRequest
+from spectra.train.saving import SaveQuantization
+
+DEFAULT_EVAL_BLOCKS = 64
+DEFAULT_NOISE = 1e-3
+DEFAULT_FRACTION = 0.4
+STDLIB = ("stdlib", "stdlib:train")
+TRAINABLE = ("all", "scales")
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """What a run is made of.
+
+    Attributes:
+        trainer: The Trainer, with every callback attached.
+        checkpoint: What training starts from.
+        recipe: What the loop does.
+        train_data: Blocks trained on.
+        eval_data: Held-out blocks, or None.
+        saver: Completes checkpoints.
+    """
+
+    trainer: Any
+    checkpoint: Checkpoint
+    recipe: Recipe
+    train_data: TokenBlocks
+    eval_data: TokenBlocks | None
+    saver: SaveQuantization
+
+
+def build_recipe(request: TrainRequest) -> Recipe:
+    """Return the recipe that a request asks for.
+
+    Raises:
+        UsageError: If it is not known, or a setting is of another recipe or out of range.
+    """
+    if request.recipe not in RECIPES:
+        raise UsageError(
+            f"recipe={request.recipe!r} is not one of {', '.join(RECIPES)}"
+            f"{nearest(request.recipe, RECIPES)}"
+        )
+    if request.recipe != WinQ.name:
+        _refuse_foreign(request)
+        return RECIPES[request.recipe]()
+    fraction = request.reset_fraction
+    if request.winq_alpha is not None:
+        if fraction is not None:
+            raise UsageError(
+                f"reset_fraction={fraction} and winq_alpha={request.winq_alpha} say the same thing "
+                "in opposite directions; pass one of them."
+            )
+        fraction = WinQ.from_public_alpha(request.winq_alpha)
+    std = DEFAULT_NOISE if request.noise_std is None else request.noise_std
+    scale_std = std if request.scale_noise_std is None else request.scale_noise_std
+    noise = Noise(
+        weight_std=std,
+        scale_std=scale_std,
+        place=request.noise_place,
+        frozen=request.noise_frozen,
+        trainable=request.noise_trainable,
+    )
+    silent = std == 0 and scale_std == 0 and not noise.trainable
+    return WinQ(
+        request.reset_every,
+        DEFAULT_FRACTION if fraction is None else fraction,
+        None if silent else noise,
+        save_before_reset=request.save_before_reset,
+    )
+
+
+def build(request: TrainRequest, arguments: Any) -> Assembly:
+    """Load model and data and assemble the Trainer.
+
+    Args:
+        request: What to train.
+        arguments: `transformers.TrainingArguments`, with `output_dir` settled.
+    """
+    check_arguments(arguments)
+    recipe = build_recipe(request)
+    if arguments.max_steps > 0:
+        recipe.plan(arguments.max_steps)
+    checkpoint = load_model(request)
+    train_data, eval_data = read_data(request, checkpoint, arguments)
+    if request.trainable not in TRAINABLE:
+        raise UsageError(
+            f"trainable={request.trainable!r} is not one of {', '.join(TRAINABLE)}"
+            f"{nearest(request.trainable, TRAINABLE)}"
+        )
+    if request.trainable == "scales":
+        freeze_matrices(checkpoint.model)
+    try:
+        trainer = Trainer(
+            model=checkpoint.model,
+            args=arguments,
+            train_dataset=train_data,
+            eval_dataset=eval_data,
+            processing_class=checkpoint.tokenizer,
+            data_collator=default_data_collator,  # blocks are of one length: nothing to pad
+        )
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise UsageError(f"the Trainer refuses its arguments: {first_line(error)}.") from None
+    remember = {
+        "trainable": request.trainable,
+        "data_sha256": train_data.sha256,
+        "seed": arguments.seed,
+    }
+    saver = attach(trainer, recipe, remember=remember)
+    for bar in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(bar)
+    if not arguments.disable_tqdm:
+        trainer.add_callback(TrainProgress(Path(arguments.output_dir).name))
+    return Assembly(trainer, checkpoint, recipe, train_data, eval_data, saver)
+
+
+def load_model(request: TrainRequest) -> Checkpoint:
+    """Load the model of a request in float32 and quantize its layers.
+
+    Raises:
+        UsageError: If no width is asked for and the checkpoint has none.
+    """
+    checkpoint = load_checkpoint(
+        request.model,
+        revision=request.revision,
+        tokenizer=request.tokenizer,
+        device="cpu",
+        dtype="float32",
+        trust_remote_code=request.trust_remote_code,
+        quantizer=request.quantizer,
+        w_bits=request.w_bits,
+        a_bits=request.a_bits,
+        kv_bits=request.kv_bits,
+        initialize_scales=request.initialize_scales,
+    )
+    if checkpoint.qat is None:
+        raise UsageError(
+            f"model={request.model!r} is a float checkpoint and no width is asked for; pass "
+            "--w_bits 2, for example (--w_bits 16 trains without weight quantization)."
+        )
+    return checkpoint
+
+
+def read_data(
+    request: TrainRequest, checkpoint: Checkpoint, arguments: Any
+) -> tuple[TokenBlocks, TokenBlocks | None]:
+    """Read the blocks to train on, no more than the run needs, and the held-out ones.
+
+    Raises:
+        UsageError: If a size is out of range.
+        DataError: If the text is too short or cannot be read.
+    """
+    heldout_blocks = DEFAULT_EVAL_BLOCKS if request.eval_blocks is None else request.eval_blocks
+    if heldout_blocks < 0:
+        raise UsageError(f"eval_blocks={heldout_blocks} is negative; pass 0 for none.")
+    common: dict[str, Any] = {
+        "seq_len": block_length(request, checkpoint.model),
+        "vocab_size": checkpoint.model.get_input_embeddings().num_embeddings,
+    }
+    words = checkpoint.tokenizer
+    builtin = request.data in STDLIB
+    source = "stdlib:train" if builtin else request.data
+    heldout = request.eval_data or ("stdlib" if builtin else None)
+    need = None
+    if arguments.max_steps > 0:
+        step = arguments.train_batch_size * arguments.gradient_accumulation_steps
+        need = arguments.max_steps * step * arguments.world_size
+    if not heldout_blocks or heldout is not None:
+        train = token_blocks(source, words, max_blocks=need, **common)
+        if not heldout_blocks:
+            return train, None
+        return train, token_blocks(str(heldout), words, max_blocks=heldout_blocks, **common)
+    whole = token_blocks(
+        source, words, max_blocks=None if need is None else need + heldout_blocks, **common
+    )
+    if len(whole) <= heldout_blocks:
+        raise UsageError(
+            f"data={request.data!r} holds {len(whole)} blocks of {whole.ids.shape[1]} tokens, and "
+            f"the last eval_blocks={heldout_blocks} are to be held out; pass --eval_data, fewer "
+            "--eval_blocks, or a smaller --seq_len."
+        )
+    return whole.split(len(whole) - heldout_blocks)
+
+
+def freeze_matrices(model: nn.Module) -> None:
+    """Leave only quantizer scales and norms to train: what has one entry, or one for each row."""
+    for name, parameter in model.named_parameters():
+        thin = parameter.numel() == max(parameter.shape, default=1)
+        parameter.requires_grad_(thin and not name.endswith(".bias"))
+
+
+def _refuse_foreign(request: TrainRequest) -> None:
+    for name in ("reset_every", "reset_fraction", "winq_alpha", "noise_std", "scale_noise_std"):
+        value = getattr(request, name)
+        if value is not None:
+            raise UsageError(
+                f"{name}={value} belongs to --recipe winq, and recipe={request.recipe!r} has "
+                "neither resets nor noise; pass --recipe winq, or leave it out."
+            )

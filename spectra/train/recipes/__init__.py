@@ -1,0 +1,9 @@
+"""What changes in the training loop, one file a recipe; each a `transformers.TrainerCallback`."""
+
+from spectra.train.recipes.baseline import Baseline
+from spectra.train.recipes.recipe import Recipe
+from spectra.train.recipes.winq import WinQ
+
+RECIPES = {recipe.name: recipe for recipe in (Baseline, WinQ)}
+
+__all__ = ["RECIPES", "Baseline", "Recipe", "WinQ"]
