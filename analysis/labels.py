@@ -74,7 +74,7 @@ def count_label(count: Any) -> str:
 
 
 def title_parts(metadata: Mapping[str, Any]) -> list[str]:
-    """Return checkpoint, bits, step, dimension and surface, leaving out what is not known."""
+    """Return checkpoint, bits, step, dimension, surface and point, as far as they are known."""
     checkpoint = section(metadata, "checkpoint")
     parts = [model_name(metadata)]
     parts.append(bits_label(checkpoint.get("w_bits"), checkpoint.get("a_bits")))
@@ -84,7 +84,40 @@ def title_parts(metadata: Mapping[str, Any]) -> list[str]:
         parts.append(f"n = {count_label(metadata['dim'])}")
     if metadata.get("surface"):
         parts.append(f"surface {metadata['surface']}")
+    parts.append(point_label(metadata))
     return [part for part in parts if part]
+
+
+def point_label(metadata: Mapping[str, Any]) -> str:
+    """Return where a record was evaluated if not at the checkpoint itself; see `point_words`."""
+    return point_words(section(metadata, "point"))
+
+
+def point_words(point: Mapping[str, Any]) -> str:
+    """Return "0.4 to the grid (scales frozen), noise 0.001, penalty γ = 0.1", or less.
+
+    Args:
+        point: Section `point` of a record, or a row with its keys.
+    """
+    f, noise, gamma = (point.get(k) for k in ("toward_grid", "noisy_weights", "proximal"))
+    anew = point.get("rederived_scales")
+    scales = "derived anew" if known(anew) and anew else "frozen"
+    words = [
+        f"{f:g} to the grid (scales {scales})" if known(f) else "",
+        f"noise {noise:g}" if known(noise) else "",
+        f"penalty γ = {gamma:g}" if known(gamma) else "",
+    ]
+    return ", ".join(word for word in words if word)
+
+
+def masked_share(metadata: Mapping[str, Any]) -> float:
+    """Return the share of coordinates that a clip mask makes exact zeros.
+
+    A proximal penalty moves them to γ; there are none then.
+    """
+    share = metadata.get("masked_fraction")
+    shifted = known(section(metadata, "point").get("proximal"))
+    return float(share) if known(share) and not shifted else 0.0
 
 
 def known(value: Any) -> TypeGuard[Any]:

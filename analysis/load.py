@@ -34,6 +34,7 @@ INTEGERS = (
     "step", "dim", "dim_unmasked", "seq_len", "batch_size", "num_batches", "num_probes",
     "lanczos_steps", "seed", "tokens", "hvps", "peak_bytes",
 )  # fmt: skip
+POINT = ("toward_grid", "rederived_scales", "noisy_weights", "proximal")
 TEXT_DTYPE: Any = "str" if int(pd.__version__.split(".")[0]) >= 3 else object
 ESTIMATES = ("lambda_min", "lambda_max", "mean_eigenvalue", "negative_mass")
 
@@ -110,10 +111,11 @@ def find_records(roots: Iterable[str | os.PathLike[str]]) -> dict[Path, str]:
                 place = Path(directory)
                 name = place.relative_to(root).as_posix() if place != root else place.resolve().name
                 found.setdefault(place.resolve(), (place, name))
-    return dict(sorted(found.values(), key=lambda item: _natural(str(item[0]))))
+    return dict(sorted(found.values(), key=lambda item: natural(str(item[0]))))
 
 
-def _natural(text: str) -> list[tuple[int, int, str]]:
+def natural(text: str) -> list[tuple[int, int, str]]:
+    """Return a sort key that compares numbers in a text as numbers."""
     pieces = re.split(r"(\d+)", text)
     return [(0, int(piece), "") if piece.isdigit() else (1, 0, piece) for piece in pieces]
 
@@ -149,6 +151,7 @@ def _row(found: Spectrum, place: Path, name: str, scope: str) -> dict[str, Any]:
         "dim": meta.get("dim"),
         "dim_unmasked": meta.get("dim_unmasked"),
         "masked_fraction": meta.get("masked_fraction"),
+        **{key: section(meta, "point").get(key) for key in POINT},
         "structural_zero_fraction": checks.get("structural_zero_fraction"),
         "product_error": checks.get("product_error"),
         "data_source": data.get("source"),

@@ -2,7 +2,8 @@
 
 Near-zero masses come with the plain node sum that other tools report, the words "not resolved"
 where the interval is wide, and, under them, the exact zeros and the product error without which
-they cannot be compared.
+they cannot be compared. Where a clip mask makes exact zeros, each near-zero mass is given twice: of
+all coordinates, and of the unmasked ones alone, (mass − f) / (1 − f) with f the masked share.
 """
 
 from __future__ import annotations
@@ -10,7 +11,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from analysis.labels import is_reference, known, reference_label, section, title_parts
+from analysis.labels import (
+    is_reference,
+    known,
+    masked_share,
+    reference_label,
+    section,
+    title_parts,
+)
 from analysis.load import rms_of, summary_of
 from analysis.tables import (
     BELOW,
@@ -53,6 +61,7 @@ def summary_lines(spectrum: Spectrum) -> list[str]:
         cells += _mass(threshold_words(entry), entry, scopes) or [
             [threshold_words(entry), "", *[BELOW] * len(scopes), DASH]
         ]
+        cells += _unmasked(entry, scopes, masked_share(meta))
         note = _of(entry, "batches").get("note") or entry.get("note")
         notes += [f"  {note}".translate(SIGN)] if note else []
     return [*lines, *aligned(cells), *notes, *_zeros(spectrum)]
@@ -112,6 +121,22 @@ def _mass(name: str, entry: Any, scopes: list[str]) -> list[list[str]]:
     return [[name, "", *intervals, f"{sums:.3f}" if known(sums) else DASH]]
 
 
+def _unmasked(entry: Mapping[str, Any], scopes: list[str], masked: float) -> list[list[str]]:
+    here = _of(entry, "batches")
+    if not here or not 0 < masked < 1:
+        return []
+
+    def of_the_rest(share: Any) -> Any:
+        return max(0.0, (share - masked) / (1 - masked)) if known(share) else share
+
+    intervals = [
+        share_interval(*(of_the_rest(_of(entry, s).get(end)) for end in ("lower", "upper")))
+        for s in scopes
+    ]
+    sums = of_the_rest(here.get("node_sum"))
+    return [["  of the unmasked", "", *intervals, f"{sums:.3f}" if known(sums) else DASH]]
+
+
 def _zeros(spectrum: Spectrum) -> list[str]:
     checks = section(spectrum.metadata, "checks")
     structural, error = checks.get("structural_zero_fraction"), checks.get("product_error")
@@ -121,8 +146,12 @@ def _zeros(spectrum: Spectrum) -> list[str]:
         else "structural zeros: not known"
     ]
     masked = spectrum.metadata.get("masked_fraction")
-    if known(masked) and masked > 0:
-        words.append(f"masked zeros: {percent(masked)} (counted in the masses)")
+    gamma = section(spectrum.metadata, "point").get("proximal")
+    if known(masked) and masked > 0 and known(gamma):
+        words.append(f"masked: {percent(masked)}, at the eigenvalue γ = {gamma:g}")
+    elif known(masked) and masked > 0:
+        more = " more" if known(structural) else ""
+        words.append(f"masked zeros: {percent(masked)}{more} (counted in the masses)")
     words.append(
         f"product error δ = {text(float(error))}: nothing below it is reportable"
         if known(error)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.labels import WINQ_LABEL, bits_label, known, step_label
+from analysis.labels import WINQ_LABEL, bits_label, known, point_words, step_label
 
 DASH = "–"
 BELOW = "below δ"
@@ -45,6 +45,9 @@ def table(
     columns["bits"] = [bits_label(row.get("w_bits"), row.get("a_bits")) or DASH for row in rows]
     columns["step"] = [step_label(row.get("step")) or DASH for row in rows]
     columns["surface"] = [text(row.get("surface")) for row in rows]
+    points = [point_words(row) for row in rows]
+    if any(points):
+        columns["point"] = [words or DASH for words in points]
     columns["batches×probes×steps"] = [_effort(row) for row in rows]
     columns["loss"] = [plus_minus(row.get("loss"), row.get("loss_se")) for row in rows]
     for end, name in (("λmin", "lambda_min"), ("λmax", "lambda_max")):
@@ -79,12 +82,13 @@ def table_text(runs: pd.DataFrame, **options: Any) -> str:
             "bits",
             "step",
             "surface",
+            "point",
             "batches×probes×steps",
             "masked",
             "structural",
             "δ",
         ):
-            if shown[name].nunique() == 1:
+            if name in shown and shown[name].nunique() == 1:
                 shared[name] = shown.pop(name).iloc[0]
     lines = []
     if shared:

@@ -3,6 +3,15 @@
 from analysis.figures.bands import plot_cdf_band, plot_mass_curve
 from analysis.figures.density import plot_density
 from analysis.figures.overview import plot_record
+from analysis.figures.training import plot_training, plot_training_grid
 from analysis.figures.winq import plot_winq
 
-__all__ = ["plot_cdf_band", "plot_density", "plot_mass_curve", "plot_record", "plot_winq"]
+__all__ = [
+    "plot_cdf_band",
+    "plot_density",
+    "plot_mass_curve",
+    "plot_record",
+    "plot_training",
+    "plot_training_grid",
+    "plot_winq",
+]

@@ -22,7 +22,7 @@ from analysis.figures.axes import (
     linear_threshold,
     short_number,
 )
-from analysis.labels import known, section
+from analysis.labels import known, masked_share, section
 from analysis.style import BLACK, BROWN, GREY, VERMILION, axes_for, colours, figure_style
 from spectra.quadrature import Band, Measure, cdf_band, mass_band
 from spectra.record.spectrum import Spectrum
@@ -141,15 +141,16 @@ def _scope(scope: str) -> str:
 
 
 def _zero_levels(one: Spectrum) -> list[tuple[float, str, str]]:
-    """Return level, colour and words of the exact zeros that are known."""
+    """Return level, colour and words of the exact zeros that are known; structural ones on top."""
     structural = section(one.metadata, "checks").get("structural_zero_fraction")
     levels = []
-    if one.measure.masked_fraction > 0:
-        masked = one.measure.masked_fraction
+    masked = masked_share(one.metadata)
+    if masked > 0:
         levels.append((masked, VERMILION, f"masked zeros {100 * masked:.1f} %"))
     if known(structural) and float(structural) > 0:
         share = float(structural)
-        levels.append((share, BROWN, f"structural zeros ≥ {100 * share:.1f} %"))
+        more = "" if masked == 0 else f", {100 * (share + masked):.1f} % with the masked"
+        levels.append((masked + share, BROWN, f"structural zeros ≥ {100 * share:.1f} %{more}"))
     return levels
 
 

@@ -169,7 +169,8 @@ def test_mass_curve_draws_the_band_and_hides_what_is_not_reportable(several):
     assert (lower[seen] <= upper[seen]).all()
     assert any("not reportable" in words.get_text() for words in ax.texts)
     assert any(words.get_text() == "masked zeros 25.0 %" for words in ax.texts)
-    assert any(words.get_text() == "structural zeros ≥ 5.0 %" for words in ax.texts)
+    stacked = "structural zeros ≥ 5.0 %, 30.0 % with the masked"
+    assert any(words.get_text() == stacked for words in ax.texts)
     clear = draw(analysis.plot_mass_curve([several, several], ax=own_axes()))
     assert not any("zeros" in words.get_text() for words in clear.texts)
 

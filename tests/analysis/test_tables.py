@@ -113,6 +113,47 @@ def test_the_summary_of_one_batch_claims_nothing_about_data(one):
     assert "product error δ: not measured" in words
 
 
+def test_the_summary_gives_masses_of_the_unmasked_coordinates_beside_the_total(several, one):
+    lines = analysis.summary_lines(several)
+    entry = several.metadata["summary"]["near_zero"][2]["batches"]
+    rest = [max(0.0, (entry[end] - 0.25) / 0.75) for end in ("lower", "upper")]
+    place = next(i for i, line in enumerate(lines) if line.startswith("mass |λ| ≤ 0.1 "))
+    assert tables.share_interval(entry["lower"], entry["upper"]) in lines[place]
+    assert lines[place + 1].startswith("  of the unmasked")
+    assert tables.share_interval(*rest) in lines[place + 1]
+    assert f"{(entry['node_sum'] - 0.25) / 0.75:.3f}" in lines[place + 1]
+    assert "masked zeros: 25.0 % more (counted in the masses)" in lines[-1]
+    assert not any("unmasked" in line for line in analysis.summary_lines(one))
+
+
+def test_a_penalty_moves_masked_coordinates_away_from_zero(make):
+    shifted = make(
+        masked=1500, dim_unmasked=6000 - 1500, point={"proximal": 0.1},
+        estimator={"probe_space": "all"},
+    )  # fmt: skip
+    assert shifted.measure.dim_unmasked == 6000
+    lines = analysis.summary_lines(shifted)
+    assert "penalty γ = 0.1" in lines[0]
+    assert "masked: 25.0 %, at the eigenvalue γ = 0.1" in lines[-1]
+    assert not any("of the unmasked" in line for line in lines)
+
+
+def test_the_point_of_evaluation_is_in_title_and_table(make, tmp_path):
+    point = {"toward_grid": 0.4, "rederived_scales": False, "noisy_weights": 1e-3}
+    make(steps=5, point=point).save(tmp_path / "moved")
+    runs = analysis.load(tmp_path)
+    words = "0.4 to the grid (scales frozen), noise 0.001"
+    assert words in ", ".join(labels.title_parts({"point": point}))
+    assert tables.table(runs)["point"].tolist() == [words]
+    assert runs["toward_grid"].tolist() == [0.4]
+    make(steps=5).save(tmp_path / "plain")
+    both = tables.table(analysis.load(tmp_path))
+    assert sorted(both["point"]) == sorted([words, "–"])
+    assert "point" not in tables.table(analysis.load(tmp_path / "plain"))
+    assert labels.point_words(point | {"rederived_scales": True}).count("derived anew") == 1
+    assert "point" in tables.table_text(analysis.load(tmp_path))
+
+
 def test_the_summary_of_nothing_and_of_traces_only(make):
     nothing = make(steps=5, unfinished=1)
     assert "no probe has finished" in "\n".join(analysis.summary_lines(nothing))

@@ -1,0 +1,99 @@
+"""Logs of training runs as one tidy table: a row for each step that logged something.
+
+A run is a directory with the Trainer's `trainer_state.json` and, if `spectra train` made it,
+`spectra_training.json`, which tells quantizer, recipe and seed. Columns are what the Trainer logged
+(loss, eval_loss, quant_error_ratio, ...), missing where a step did not log it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.load import TEXT_DTYPE, RecordWarning, natural
+from spectra.errors import RecordError
+
+STATE, SUMMARY = "trainer_state.json", "spectra_training.json"
+TEXT = ("path", "run", "quantizer", "recipe", "method")
+CONTROL = "scales only"
+
+
+def load_training(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+) -> pd.DataFrame:
+    """Return the logs of every run at or below `paths`.
+
+    Args:
+        paths: A run, a directory that holds runs at any depth, or several of these.
+
+    Returns:
+        Columns `path`, `run`, `quantizer`, `recipe`, `method` (the recipe, or "scales only" for a
+        run whose matrices were frozen), `w_bits`, `a_bits`, `seed`, `step`, and what was logged.
+
+    Raises:
+        RecordError: If there is no run, or none that can be read.
+    """
+    roots = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    rows: list[dict[str, Any]] = []
+    for place, name in _runs(roots).items():
+        try:
+            rows += _rows(place, name)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            warnings.warn(
+                f"left out: {str(place)!r} holds a log that cannot be read.",
+                RecordWarning,
+                stacklevel=2,
+            )
+    if not rows:
+        asked = ", ".join(repr(str(root)) for root in roots) or "an empty list"
+        raise RecordError(
+            f"{asked} holds no readable training run (no {STATE} at any depth); pass a directory "
+            "that `spectra train --output` wrote to."
+        )
+    frame = pd.DataFrame(rows)
+    for column in frame.columns:
+        if column in TEXT:
+            frame[column] = frame[column].astype(TEXT_DTYPE)
+        else:
+            frame[column] = pd.to_numeric(frame[column], errors="coerce")
+    return frame
+
+
+def _runs(roots: Iterable[str | os.PathLike[str]]) -> dict[Path, str]:
+    found: dict[Path, str] = {}
+    for root in map(Path, roots):
+        for directory, below, files in os.walk(root):
+            # The logs of a run's checkpoints are beginnings of its own.
+            below[:] = sorted(name for name in below if not name.startswith("checkpoint-"))
+            if STATE in files:
+                place = Path(directory)
+                found[place] = place.relative_to(root).as_posix() if place != root else place.name
+    return dict(sorted(found.items(), key=lambda item: natural(str(item[0]))))
+
+
+def _rows(place: Path, name: str) -> list[dict[str, Any]]:
+    history = json.loads((place / STATE).read_text(encoding="utf-8"))["log_history"]
+    about: dict[str, Any] = {"path": str(place), "run": name}
+    if (place / SUMMARY).exists():
+        summary = json.loads((place / SUMMARY).read_text(encoding="utf-8"))
+        quantization, recipe = summary["quantization"], summary["recipe"]["name"]
+        control = summary["request"].get("trainable") == "scales"
+        about |= {
+            "quantizer": quantization["quantizer"],
+            "recipe": recipe,
+            "method": CONTROL if control else recipe,
+            "w_bits": quantization["w_bits"],
+            "a_bits": quantization["a_bits"],
+            "seed": summary["arguments"].get("seed"),
+        }
+    merged: dict[int, dict[str, Any]] = {}
+    for entry in history:  # a step logs its loss and its evaluation apart
+        values = {k: v for k, v in entry.items() if isinstance(v, int | float)}
+        merged.setdefault(int(entry["step"]), {}).update(values)
+    return [about | merged[step] for step in sorted(merged)]
