@@ -23,6 +23,7 @@ def elsewhere(tmp_path, monkeypatch):
     matplotlib.use("Agg")
 
 
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument")  # torch's word to users without a GPU
 def test_python_blocks_run_in_order_in_an_empty_directory(elsewhere, capsys):
     names = {}
     found = blocks("python")
@@ -34,14 +35,19 @@ def test_python_blocks_run_in_order_in_an_empty_directory(elsewhere, capsys):
 
 
 def test_commands_name_known_verbs_and_flags():
+    import importlib
+
+    from transformers import TrainingArguments
     from transformers.hf_argparser import HfArgumentParser
 
-    from spectra.cli import estimate, info, plot, table
     from spectra.cli.main import VERBS
+    from spectra.train import TrainRequest
 
     known = {}
-    for verb, module in (("estimate", estimate), ("info", info), ("plot", plot), ("table", table)):
-        known[verb] = set(HfArgumentParser(module.Arguments)._option_string_actions)
+    for verb in VERBS:
+        module = importlib.import_module(f"spectra.cli.{verb}")
+        kinds = [TrainRequest, TrainingArguments] if verb == "train" else module.Arguments
+        known[verb] = set(HfArgumentParser(kinds)._option_string_actions)
     lines = [line.partition("#")[0] for block in blocks("bash") for line in block.splitlines()]
     seen = set()
     for line in lines:
