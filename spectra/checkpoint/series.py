@@ -53,9 +53,9 @@ def series(path: str | Path, steps: str | Sequence[int] = "all") -> list[tuple[i
         if empty:
             names = shorten([f"checkpoint-{step}" for step in empty])
             if not usable:
-                raise CheckpointError(f"ckpt={str(path)!r}: {names} hold no weights.")
+                raise CheckpointError(f"ckpt={str(path)!r}: {names} hold no weights with a config.json.")
             warnings.warn(
-                f"ckpt={str(path)!r}: {names} left out, without weights.",
+                f"ckpt={str(path)!r}: {names} left out, without weights or config.json (an interrupted save).",
                 InputWarning,
                 stacklevel=2,
             )
@@ -72,4 +72,6 @@ def series(path: str | Path, steps: str | Sequence[int] = "all") -> list[tuple[i
 
 
 def _has_weights(directory: Path) -> bool:
-    return any((directory / name).is_file() for name in FORMATS)
+    """Return whether a save got as far as weights and configuration."""
+    weights = any((directory / name).is_file() for name in FORMATS)
+    return weights and (directory / "config.json").is_file()

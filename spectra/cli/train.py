@@ -8,12 +8,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from spectra.cli.arguments import parse_values
+from spectra.cli.arguments import parse_values, say
 from spectra.cli.evaluation import print_evaluation
 from spectra.errors import UsageError
 from spectra.train.evaluation import FILE, check_request, evaluate, output_file
 from spectra.train.presets import DEFAULTS, preset
 from spectra.train.request import TrainRequest
+from spectra.train.saving import last_complete
 from spectra.train.tasks import LoadedTasks, load_tasks
 
 DESCRIPTION = """\
@@ -121,12 +122,18 @@ def _evaluate_tasks(request: TrainRequest, arguments: Any, tasks: LoadedTasks, r
 
 
 def _train(request: TrainRequest, arguments: Any) -> int:
-    from spectra.train.run import SUMMARY, train
+    from spectra.train.run import train
+    from spectra.train.saving import SUMMARY
 
     # Tasks are looked up before training, which may take days.
     speaks = arguments.should_save
     tasks = load_tasks(request.tasks) if request.tasks is not None and speaks else None
-    result = train(request, arguments)
+    try:
+        result = train(request, arguments)
+    except KeyboardInterrupt:
+        if speaks:
+            say(_how_to_go_on(arguments.output_dir))
+        raise
     if not speaks:  # another rank does
         return 0
     if result.initial and result.final:
@@ -151,6 +158,13 @@ def _train(request: TrainRequest, arguments: Any) -> int:
         _evaluate_tasks(request, arguments, tasks, result.output)
     print(f"next                 spectra estimate --ckpt {result.output} --steps all")
     return 0
+
+
+def _how_to_go_on(output: str) -> str:
+    last = last_complete(output)
+    if last is None:
+        return "no checkpoint had been saved; nothing to go on from."
+    return f"{last} is kept; the same command with --resume goes on from it."
 
 
 def _device_defaults() -> dict[str, Any]:

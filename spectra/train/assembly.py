@@ -12,19 +12,18 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, default_dat
 from spectra.checkpoint import Checkpoint, load_checkpoint
 from spectra.checkpoint.quiet import first_line
 from spectra.data import TokenBlocks, token_blocks
-from spectra.errors import UsageError, nearest
-from spectra.quant import Noise
+from spectra.errors import CheckpointError, UsageError, nearest
 from spectra.train.attach import attach
 from spectra.train.checks import check_arguments
 from spectra.train.evaluation import block_length
 from spectra.train.progress import TrainProgress
-from spectra.train.recipes import RECIPES, Recipe, WinQ
+from spectra.train.recipes import Recipe
+from spectra.train.recipes.choose import build_recipe
+from spectra.train.remember import remembered, total_steps
 from spectra.train.request import TrainRequest
-from spectra.train.saving import SaveQuantization
+from spectra.train.saving import QuantizationWriter
 
 DEFAULT_EVAL_BLOCKS = 64
-DEFAULT_NOISE = 1e-3
-DEFAULT_FRACTION = 0.4
 STDLIB = ("stdlib", "stdlib:train")
 TRAINABLE = ("all", "scales")
 
@@ -39,7 +38,7 @@ class Assembly:
         recipe: What the loop does.
         train_data: Blocks trained on.
         eval_data: Held-out blocks, or None.
-        saver: Completes checkpoints.
+        saver: Writes the quantization file.
     """
 
     trainer: Any
@@ -47,47 +46,7 @@ class Assembly:
     recipe: Recipe
     train_data: TokenBlocks
     eval_data: TokenBlocks | None
-    saver: SaveQuantization
-
-
-def build_recipe(request: TrainRequest) -> Recipe:
-    """Return the recipe that a request asks for.
-
-    Raises:
-        UsageError: If it is not known, or a setting is of another recipe or out of range.
-    """
-    if request.recipe not in RECIPES:
-        raise UsageError(
-            f"recipe={request.recipe!r} is not one of {', '.join(RECIPES)}"
-            f"{nearest(request.recipe, RECIPES)}"
-        )
-    if request.recipe != WinQ.name:
-        _refuse_foreign(request)
-        return RECIPES[request.recipe]()
-    fraction = request.reset_fraction
-    if request.winq_alpha is not None:
-        if fraction is not None:
-            raise UsageError(
-                f"reset_fraction={fraction} and winq_alpha={request.winq_alpha} say the same thing "
-                "in opposite directions; pass one of them."
-            )
-        fraction = WinQ.from_public_alpha(request.winq_alpha)
-    std = DEFAULT_NOISE if request.noise_std is None else request.noise_std
-    scale_std = std if request.scale_noise_std is None else request.scale_noise_std
-    noise = Noise(
-        weight_std=std,
-        scale_std=scale_std,
-        place=request.noise_place,
-        frozen=request.noise_frozen,
-        trainable=request.noise_trainable,
-    )
-    silent = std == 0 and scale_std == 0 and not noise.trainable
-    return WinQ(
-        request.reset_every,
-        DEFAULT_FRACTION if fraction is None else fraction,
-        None if silent else noise,
-        save_before_reset=request.save_before_reset,
-    )
+    saver: QuantizationWriter
 
 
 def build(request: TrainRequest, arguments: Any) -> Assembly:
@@ -99,16 +58,26 @@ def build(request: TrainRequest, arguments: Any) -> Assembly:
     """
     check_arguments(arguments)
     recipe = build_recipe(request)
+    _check_place(request, arguments)
     if arguments.max_steps > 0:
         recipe.plan(arguments.max_steps)
     checkpoint = load_model(request)
     train_data, eval_data = read_data(request, checkpoint, arguments)
+    if eval_data is None:
+        arguments.eval_strategy = "no"
+    if arguments.max_steps <= 0:
+        recipe.plan(total_steps(train_data, arguments))
     if request.trainable not in TRAINABLE:
         raise UsageError(
             f"trainable={request.trainable!r} is not one of {', '.join(TRAINABLE)}"
             f"{nearest(request.trainable, TRAINABLE)}"
         )
     if request.trainable == "scales":
+        if recipe.settings().get("reset_fraction"):
+            raise UsageError(
+                "trainable='scales' holds the matrices still, and the resets of recipe='winq' "
+                "would move them; pass --recipe baseline, or --reset_fraction 0."
+            )
         freeze_matrices(checkpoint.model)
     try:
         trainer = Trainer(
@@ -119,19 +88,43 @@ def build(request: TrainRequest, arguments: Any) -> Assembly:
             processing_class=checkpoint.tokenizer,
             data_collator=default_data_collator,  # blocks are of one length: nothing to pad
         )
+    except OSError as error:
+        raise UsageError(
+            f"output={arguments.output_dir!r} cannot be made: {error.strerror}; choose another."
+        ) from None
     except (ValueError, RuntimeError, ImportError) as error:
         raise UsageError(f"the Trainer refuses its arguments: {first_line(error)}.") from None
-    remember = {
-        "trainable": request.trainable,
-        "data_sha256": train_data.sha256,
-        "seed": arguments.seed,
-    }
-    saver = attach(trainer, recipe, remember=remember)
+    settings = remembered(request, arguments, train_data, checkpoint)
+    saver = attach(trainer, recipe, remember=settings)
+    _try_optimizer(trainer, arguments)
     for bar in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(bar)
     if not arguments.disable_tqdm:
         trainer.add_callback(TrainProgress(Path(arguments.output_dir).name))
     return Assembly(trainer, checkpoint, recipe, train_data, eval_data, saver)
+
+
+def _try_optimizer(trainer: Any, arguments: Any) -> None:
+    """Make optimizer and schedule now: what does not exist is told before anything is saved."""
+    try:
+        trainer.create_optimizer()
+        trainer.create_scheduler(num_training_steps=max(1, arguments.max_steps))
+    except (ValueError, TypeError, ImportError, RuntimeError) as error:
+        raise UsageError(
+            f"optim={arguments.optim} with its schedule cannot be made: {first_line(error)}."
+        ) from None
+
+
+def _check_place(request: TrainRequest, arguments: Any) -> None:
+    """Refuse to write a run over the model that it starts from."""
+    model, output = Path(request.model), Path(arguments.output_dir)
+    if request.resume or not model.exists():
+        return
+    if model.resolve().is_relative_to(output.resolve()):
+        raise UsageError(
+            f"model={request.model!r} lies in output={str(output)!r}, which the run would write "
+            "over; choose another --output."
+        )
 
 
 def load_model(request: TrainRequest) -> Checkpoint:
@@ -140,19 +133,22 @@ def load_model(request: TrainRequest) -> Checkpoint:
     Raises:
         UsageError: If no width is asked for and the checkpoint has none.
     """
-    checkpoint = load_checkpoint(
-        request.model,
-        revision=request.revision,
-        tokenizer=request.tokenizer,
-        device="cpu",
-        dtype="float32",
-        trust_remote_code=request.trust_remote_code,
-        quantizer=request.quantizer,
-        w_bits=request.w_bits,
-        a_bits=request.a_bits,
-        kv_bits=request.kv_bits,
-        initialize_scales=request.initialize_scales,
-    )
+    try:
+        checkpoint = load_checkpoint(
+            request.model,
+            revision=request.revision,
+            tokenizer=request.tokenizer,
+            device="cpu",
+            dtype="float32",
+            trust_remote_code=request.trust_remote_code,
+            quantizer=request.quantizer,
+            w_bits=request.w_bits,
+            a_bits=request.a_bits,
+            kv_bits=request.kv_bits,
+            initialize_scales=request.initialize_scales,
+        )
+    except CheckpointError as error:  # the flag is another one here
+        raise CheckpointError(str(error).replace("ckpt=", "model=", 1)) from None
     if checkpoint.qat is None:
         raise UsageError(
             f"model={request.model!r} is a float checkpoint and no width is asked for; pass "
@@ -207,13 +203,3 @@ def freeze_matrices(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         thin = parameter.numel() == max(parameter.shape, default=1)
         parameter.requires_grad_(thin and not name.endswith(".bias"))
-
-
-def _refuse_foreign(request: TrainRequest) -> None:
-    for name in ("reset_every", "reset_fraction", "winq_alpha", "noise_std", "scale_noise_std"):
-        value = getattr(request, name)
-        if value is not None:
-            raise UsageError(
-                f"{name}={value} belongs to --recipe winq, and recipe={request.recipe!r} has "
-                "neither resets nor noise; pass --recipe winq, or leave it out."
-            )

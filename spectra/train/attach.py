@@ -21,12 +21,12 @@ from spectra.train.checks import SHARDED, check_arguments
 from spectra.train.guard import FiniteGuard
 from spectra.train.metrics import QuantizationMetrics
 from spectra.train.recipes import Baseline, Recipe
-from spectra.train.saving import SaveQuantization
+from spectra.train.saving import QuantizationWriter
 
 
 def attach(
     trainer: Any, recipe: Recipe | None = None, *, remember: dict[str, Any] | None = None
-) -> SaveQuantization:
+) -> QuantizationWriter:
     """Give a Trainer its recipe, the metrics, the guard against NaN, and complete checkpoints.
 
     Args:
@@ -35,7 +35,7 @@ def attach(
         remember: Further settings, JSON values, to be stored in each checkpoint.
 
     Returns:
-        The callback that completes checkpoints.
+        What writes the quantization file, now part of `trainer.save_model`.
 
     Raises:
         UsageError: If the model is not quantized, its weights are not float32 or wider, training
@@ -57,10 +57,11 @@ def attach(
             "each step; drop --torch_compile, or pass --noise_std 0."
         )
     spec = next(iter(layers.values())).spec
-    saver = SaveQuantization(spec, recipe, remember or {})
+    saver = QuantizationWriter(spec, recipe, remember or {})
+    saver.join(trainer)
     recipe.setup(trainer.model, trainer.args.seed)
     handler = trainer.callback_handler
-    handler.callbacks[:0] = [recipe, QuantizationMetrics(), FiniteGuard(), saver]
+    handler.callbacks[:0] = [recipe, QuantizationMetrics(), FiniteGuard()]
     return saver
 
 

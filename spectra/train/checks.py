@@ -21,6 +21,18 @@ def check_arguments(arguments: Any) -> None:
     """
     if arguments.fsdp or arguments.deepspeed:
         raise UsageError(SHARDED.format(what="FSDP" if arguments.fsdp else "DeepSpeed"))
+    if arguments.fp16 and arguments.device.type == "cpu":
+        raise UsageError("fp16 needs a GPU; on the CPU train in float32, or with --bf16.")
+    if arguments.load_best_model_at_end:
+        raise UsageError(
+            "load_best_model_at_end puts an earlier step's weights into the end of the run, whose "
+            "files say the last step; leave it out and pick the checkpoint you want."
+        )
+    if arguments.label_smoothing_factor:
+        raise UsageError(
+            f"label_smoothing_factor={arguments.label_smoothing_factor:g} would smooth the "
+            "held-out loss as well, which is then no log-likelihood; leave it out."
+        )
     for name in ("bf16_full_eval", "fp16_full_eval"):
         if getattr(arguments, name):
             raise UsageError(

@@ -216,7 +216,8 @@ def evaluate(
 def block_length(request: TrainRequest, model: nn.Module) -> int:
     """Return the tokens of a block: those asked for, or 512, or what the model was built for."""
     longest = getattr(model.config, "max_position_embeddings", None)
-    seq_len = request.seq_len or min(DEFAULT_SEQ_LEN, longest or DEFAULT_SEQ_LEN)
+    usual = min(DEFAULT_SEQ_LEN, longest or DEFAULT_SEQ_LEN)
+    seq_len = usual if request.seq_len is None else request.seq_len
     if longest is not None and seq_len > longest:
         warnings.warn(
             f"seq_len={seq_len} exceeds the {longest} positions this model was built for.",

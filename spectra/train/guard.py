@@ -40,7 +40,7 @@ class FiniteGuard(TrainerCallback):  # type: ignore[misc]
     def _stop(self, args: Any, step: int, what: str) -> NumericalError:
         good = last_complete(args.output_dir)
         kept = (
-            f"the last good checkpoint is {good}"
+            f"the last checkpoint from before it is {good}"
             if good is not None
             else "no checkpoint had been saved"
         )

@@ -11,12 +11,16 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spectra.checkpoint.quiet import without_chatter
-from spectra.errors import OutOfMemoryError
+from safetensors import SafetensorError
+
+from spectra.checkpoint.quiet import first_line, without_chatter
+from spectra.errors import OutOfMemoryError, SpectraError
 from spectra.estimation.environment import environment
 from spectra.estimation.peak import PeakMemory
 from spectra.quant import read_saved
@@ -25,14 +29,14 @@ from spectra.train.metrics import weight_metrics
 from spectra.train.recipes import WinQ
 from spectra.train.request import TrainRequest
 from spectra.train.saving import (
+    STATE,
+    SUMMARY,
     check_free,
-    delete_checkpoints,
+    delete_run,
     last_of_same_run,
-    saved_quantization,
 )
 
 log = logging.getLogger(__name__)
-SUMMARY = "spectra_training.json"
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,10 @@ class TrainResult:
 
 def default_output(request: TrainRequest) -> str:
     """Return where a run goes that names no directory."""
-    name = Path(request.model).name or "model"
+    path = Path(request.model)
+    name = path.name or "model"
+    if name.startswith("checkpoint-") and path.parent.name:  # of which run matters more
+        name = f"{path.parent.name}-{name.removeprefix('checkpoint-')}"
     bits = "" if request.w_bits is None else f"-w{request.w_bits:g}"
     return f"runs/{name}-{request.recipe}{bits}"
 
@@ -89,21 +96,14 @@ def _train(request: TrainRequest, arguments: Any) -> TrainResult:
     last = _where_to_begin(assembly, request, output)
     trainer = assembly.trainer
     arguments.eval_on_start = assembly.eval_data is not None and last is None
-    if assembly.eval_data is None:
-        arguments.eval_strategy = "no"
     _tell(assembly, arguments, last)
-    if last is None and request.save_initial:
-        _save_initial(assembly, output)
+    if last is None and request.save_initial and arguments.save_total_limit is None:
+        with _told(arguments):
+            _save_initial(assembly, output)
     started = time.monotonic()
     with PeakMemory(arguments.device) as peak:
-        try:
+        with _told(arguments):
             trainer.train(resume_from_checkpoint=None if last is None else str(last))
-        except MemoryError:
-            raise _too_large(arguments) from None
-        except RuntimeError as error:
-            if "out of memory" not in str(error).lower():
-                raise
-            raise _too_large(arguments) from None
         seconds = time.monotonic() - started
         final = _final_evaluation(assembly)
         peak_bytes = peak.bytes
@@ -118,7 +118,10 @@ def _train(request: TrainRequest, arguments: Any) -> TrainResult:
         peak_bytes=peak_bytes,
         log_history=history,
     )
-    _save_final(assembly, request, arguments, result)
+    done_before = last is not None and last.name == f"checkpoint-{result.step}"
+    if not (done_before and (output / SUMMARY).exists()):
+        with _told(arguments):
+            _save_final(assembly, request, arguments, result)
     return result
 
 
@@ -127,11 +130,10 @@ def _where_to_begin(assembly: Assembly, request: TrainRequest, output: Path) -> 
     recipe, saver, accelerator = assembly.recipe, assembly.saver, assembly.trainer.accelerator
     last = None
     if request.resume:
-        wanted = saved_quantization(saver.spec, recipe, 0, saver.extra)
-        last = last_of_same_run(output, wanted)
+        last = last_of_same_run(output, saver.at(0))
     accelerator.wait_for_everyone()
     if request.overwrite and accelerator.is_main_process:
-        delete_checkpoints(output)
+        delete_run(output)
     accelerator.wait_for_everyone()
     if last is not None and isinstance(recipe, WinQ) and recipe.reset_every is None:
         found = read_saved(last)
@@ -162,8 +164,7 @@ def _save_initial(assembly: Assembly, output: Path) -> None:
     directory = output / "checkpoint-0"
     assembly.trainer.save_model(str(directory))
     if assembly.trainer.args.should_save:
-        (directory / "trainer_state.json").write_text('{"global_step": 0}\n', encoding="utf-8")
-        assembly.saver.write(directory, 0)
+        (directory / STATE).write_text('{"global_step": 0}\n', encoding="utf-8")
 
 
 def _final_evaluation(assembly: Assembly) -> dict[str, float]:
@@ -189,7 +190,6 @@ def _save_final(
     if not arguments.should_save:
         return
     saver = assembly.saver
-    saver.write(result.output, result.step)
     content = {
         "request": asdict(request),
         "arguments": json.loads(arguments.to_json_string()),
@@ -208,6 +208,33 @@ def _save_final(
     }
     text = json.dumps(content, indent=2, default=str) + "\n"
     (result.output / SUMMARY).write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _told(arguments: Any) -> Iterator[None]:
+    """Turn what a full memory or a full disk raises into one sentence."""
+    try:
+        yield
+    except MemoryError:
+        raise _too_large(arguments) from None
+    except OSError as error:
+        raise _unwritable(arguments, error.strerror or first_line(error)) from None
+    except RuntimeError as error:
+        words = str(error).lower()
+        if "out of memory" in words:
+            raise _too_large(arguments) from None
+        if "unexpected pos" in words or "pytorchstreamwriter" in words:  # torch's word for it
+            raise _unwritable(arguments, "the disk is full or gone") from None
+        raise
+    except SafetensorError as error:
+        raise _unwritable(arguments, first_line(error)) from None
+
+
+def _unwritable(arguments: Any, why: str) -> SpectraError:
+    return SpectraError(
+        f"the run cannot be written to {arguments.output_dir!r}: {why}; whole checkpoints are "
+        "kept, so make room and pass --resume."
+    )
 
 
 def _too_large(arguments: Any) -> OutOfMemoryError:

@@ -1,45 +1,42 @@
-"""Checkpoints of a run: what stands beside the weights, and which directories are whole.
+"""Checkpoints of a run: what stands beside the weights, which are whole, and whose they are.
 
-The Trainer writes weights (latent ones, with the learned scales), optimizer, schedule, random
-states and its own state into `checkpoint-N`; `spectra_quantization.json` comes last, so a directory
-that has it is whole and one from an interrupted save is passed over.
+`spectra_quantization.json` is written into a directory before its weights, so latent weights never
+lie about without the word that they are. The Trainer writes weights, optimizer, schedule, random
+states and last its own state; a directory whose state can be read is whole, and one from an
+interrupted save is passed over.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
-
-from spectra.errors import UsageError
+from spectra.errors import CheckpointError, UsageError
 from spectra.quant import QuantSpec, SavedQuantization, read_saved
 from spectra.quant.saved import FILE
 from spectra.train.recipes import Recipe
 
+SUMMARY = "spectra_training.json"
+STATE, OPTIMIZER = "trainer_state.json", "optimizer.pt"
 _NAME = re.compile(r"checkpoint-(\d+)")
-_NEEDED = ("trainer_state.json", "optimizer.pt", FILE)
+_FINAL = (
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model*.bin",
+    "pytorch_model.bin.index.json",
+    FILE,
+    SUMMARY,
+    STATE,
+    "spectra_evaluation.json",
+)
 
 
-def saved_quantization(
-    spec: QuantSpec, recipe: Recipe, step: int, extra: dict[str, Any]
-) -> SavedQuantization:
-    """Return what a checkpoint saved at `step` says about its quantization."""
-    resets = recipe.resets(step)
-    return SavedQuantization(
-        spec=spec,
-        method=recipe.name,
-        step=step,
-        resets=resets.count,
-        steps_since_reset=resets.steps_since,
-        recipe=recipe.settings() | extra,
-    )
-
-
-class SaveQuantization(TrainerCallback):  # type: ignore[misc]
-    """Completes every checkpoint with its quantization file.
+class QuantizationWriter:
+    """Puts the quantization file into every directory that a Trainer saves its model to.
 
     Attributes:
         spec: The quantization of the model.
@@ -50,15 +47,30 @@ class SaveQuantization(TrainerCallback):  # type: ignore[misc]
     def __init__(self, spec: QuantSpec, recipe: Recipe, extra: dict[str, Any]) -> None:
         self.spec, self.recipe, self.extra = spec, recipe, extra
 
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write the file into the checkpoint that was just saved."""
-        del control, kwargs
-        if args.should_save:
-            self.write(Path(args.output_dir) / f"checkpoint-{state.global_step}", state.global_step)
+    def at(self, step: int) -> SavedQuantization:
+        """Return what a checkpoint saved at `step` says about its quantization."""
+        resets = self.recipe.resets(step)
+        return SavedQuantization(
+            spec=self.spec,
+            method=self.recipe.name,
+            step=step,
+            resets=resets.count,
+            steps_since_reset=resets.steps_since,
+            recipe=self.recipe.settings() | self.extra,
+        )
 
-    def write(self, directory: Path, step: int) -> None:
-        """Write the file of `step` into `directory`."""
-        saved_quantization(self.spec, self.recipe, step, self.extra).save(directory)
+    def join(self, trainer: Any) -> None:
+        """Have `trainer.save_model` write the file first."""
+        save: Callable[..., Any] = trainer.save_model
+
+        def save_model(output_dir: str | None = None, _internal_call: bool = False) -> None:
+            if trainer.args.should_save:
+                directory = Path(output_dir or trainer.args.output_dir)
+                directory.mkdir(parents=True, exist_ok=True)
+                self.at(trainer.state.global_step).save(directory)
+            save(output_dir, _internal_call)
+
+        trainer.save_model = save_model
 
 
 def checkpoints(run: str | Path) -> dict[int, Path]:
@@ -72,26 +84,43 @@ def checkpoints(run: str | Path) -> dict[int, Path]:
 
 def last_complete(run: str | Path) -> Path | None:
     """Return the latest checkpoint that training can go on from, None if there is none."""
-    whole = [p for p in checkpoints(run).values() if all((p / name).exists() for name in _NEEDED)]
+    whole = [path for path in checkpoints(run).values() if _whole(path) and _goes_on(path)]
     return whole[-1] if whole else None
 
 
+def _whole(path: Path) -> bool:
+    try:
+        json.loads((path / STATE).read_text(encoding="utf-8"))
+        return read_saved(path) is not None
+    except (OSError, ValueError, CheckpointError):
+        return False
+
+
+def _goes_on(path: Path) -> bool:
+    return (path / OPTIMIZER).exists()
+
+
 def check_free(output: Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuse a directory whose checkpoints may not be touched.
+    """Refuse a directory whose contents may not be touched.
+
+    A checkpoint-0 by itself is no obstacle: nothing was trained for it.
 
     Raises:
-        UsageError: If it holds checkpoints and neither `resume` nor `overwrite` is asked, or both
-            are, or it is a file.
+        UsageError: If it holds a run and neither `resume` nor `overwrite` is asked, or both are, or
+            it is a file.
     """
     if resume and overwrite:
         raise UsageError("resume and overwrite contradict each other; pass one of them.")
     if output.exists() and not output.is_dir():
         raise UsageError(f"output={str(output)!r} is a file; pass a directory.")
-    held = checkpoints(output)
-    if held and not (resume or overwrite):
+    if resume or overwrite:
+        return
+    steps = [step for step in checkpoints(output) if step > 0]
+    if steps or any(list(output.glob(name)) for name in _FINAL):
+        what = f"checkpoints up to step {max(steps)}" if steps else "a model"
         raise UsageError(
-            f"output={str(output)!r} holds checkpoints up to step {max(held)}; pass --resume to go "
-            "on, --overwrite to delete them, or another --output."
+            f"output={str(output)!r} holds {what}; pass --resume to go on, --overwrite to delete "
+            "it, or another --output."
         )
 
 
@@ -103,36 +132,48 @@ def last_of_same_run(output: Path, wanted: SavedQuantization) -> Path | None:
         wanted: What the run now asked for would save.
 
     Raises:
-        UsageError: If the run in the directory was trained otherwise.
+        UsageError: If the run in the directory was trained otherwise, or its checkpoints were saved
+            without what training needs to go on.
     """
     last = last_complete(output)
     if last is not None:
         _check_same_run(last, wanted)
-    elif any(checkpoints(output)):  # checkpoint-0 alone is where a run begins anyway
+        return last
+    bare = [path for step, path in checkpoints(output).items() if step > 0 and _whole(path)]
+    if bare:
         raise UsageError(
-            f"output={str(output)!r} holds checkpoints, but none to go on from: each lacks one of "
-            f"{', '.join(_NEEDED)} (saved with --save_only_model, or interrupted while saving); "
-            "pass --overwrite to begin anew, or another --output."
+            f"{bare[-1]} has no {OPTIMIZER} (saved with --save_only_model), so training cannot go "
+            "on from it; pass --overwrite to begin anew, or another --output."
         )
-    return last
+    return None
 
 
-def delete_checkpoints(output: Path) -> None:
-    """Delete the checkpoints in `output`, and nothing else."""
+def delete_run(output: Path) -> None:
+    """Delete the checkpoints and the final model in `output`, and nothing else."""
     for path in checkpoints(output).values():
         shutil.rmtree(path)
+    for name in _FINAL:
+        for path in output.glob(name):
+            path.unlink()
 
 
 def _check_same_run(last: Path, wanted: SavedQuantization) -> None:
     found = read_saved(last)
     assert found is not None
-    then = {"quantization": found.spec, "recipe": found.method} | found.recipe
-    now = {"quantization": wanted.spec, "recipe": wanted.method} | wanted.recipe
-    # What the run settles by itself is not a difference.
-    differing = [k for k in then if k in now and now[k] is not None and now[k] != then[k]]
-    if differing:
-        key = differing[0]
-        raise UsageError(
-            f"{last} was trained with {key}={then[key]}, and {key}={now[key]} is asked for now; "
-            "resume with the same settings, or choose another --output."
-        )
+    then, now = _settings(found), _settings(wanted)
+    # What the run settles by itself (None) is not a difference. Data follow from steps and batch,
+    # so those are named first.
+    keys = sorted(now, key=lambda key: key == "data_sha256")
+    for key in keys:
+        if key in then and now[key] is not None and now[key] != then[key]:
+            raise UsageError(
+                f"{last} was trained with {key}={then[key]}, and {key}={now[key]} is asked for "
+                "now; resume with the same settings (a schedule is made for its length), or choose "
+                "another --output."
+            )
+
+
+def _settings(saved: SavedQuantization) -> dict[str, Any]:
+    spec = saved.spec
+    widths = {key: getattr(spec, key) for key in ("quantizer", "w_bits", "a_bits", "kv_bits")}
+    return widths | {"options": dict(spec.options), "recipe": saved.method} | saved.recipe

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
-from spectra.errors import NumericalError, UsageError
+from spectra.errors import NumericalError, SpectraError, UsageError
 from spectra.quant import prepare, quant_layers, read_saved, spec
 from spectra.train import Baseline, WinQ, attach, train
 from spectra.train import run as run_module
@@ -138,9 +138,9 @@ def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one(
 def test_resuming_with_other_settings_is_refused(ask: Ask) -> None:
     request, arguments = ask(recipe="winq", reset_every=4)
     train(request, arguments)
-    for change in ({"reset_fraction": 0.5}, {"w_bits": 3}, {"recipe": "baseline"}):
+    for change in ({"reset_fraction": 0.5}, {"recipe": "baseline"}):
         cleared = {"reset_every": None} if "recipe" in change else {}
-        with pytest.raises(UsageError, match=f"{next(iter(change))}|quantization"):
+        with pytest.raises(UsageError, match=f"with {next(iter(change))}="):
             train(replace(request, resume=True, **change, **cleared), arguments)
 
 
@@ -148,17 +148,147 @@ def test_an_interrupted_save_is_passed_over(ask: Ask) -> None:
     request, arguments = ask()
     whole = train(request, arguments)
     last = whole.output / "checkpoint-8"
-    (last / "spectra_quantization.json").unlink()
+    (last / "trainer_state.json").write_text("{")  # the last thing that the Trainer writes
+    (whole.output / "spectra_training.json").unlink()
     _, arguments = ask()
     resumed = train(replace(request, resume=True), arguments)
     assert same(weights(whole.output), weights(resumed.output))
 
 
-def test_overwrite_begins_anew(ask: Ask) -> None:
+def test_overwrite_begins_anew_and_leaves_nothing_old(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = train(*ask(max_steps=4))
     request, arguments = ask(max_steps=4)
     second = train(replace(request, overwrite=True), arguments)
     assert first.final == second.final
+
+    def fail(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_module, "_final_evaluation", fail)
+    request, arguments = ask(max_steps=4, w_bits=3)
+    with pytest.raises(KeyboardInterrupt):
+        train(replace(request, overwrite=True), arguments)
+    # The 2-bit model of the earlier run is gone, not mistaken for this one's.
+    assert not list(first.output.glob("model*"))
+    assert not list(first.output.glob("spectra_*.json"))
+
+
+def test_a_finished_model_is_not_written_over(ask: Ask) -> None:
+    options: dict[str, Any] = {"save_strategy": "no", "save_initial": False, "max_steps": 2}
+    first = train(*ask(**options))
+    before = weights(first.output)
+    with pytest.raises(UsageError, match="holds a model"):
+        train(*ask(**options, w_bits=3))
+    assert same(weights(first.output), before)
+
+
+def test_going_on_with_a_finished_run_changes_nothing(ask: Ask) -> None:
+    request, arguments = ask()
+    first = train(request, arguments)
+    before = (first.output / "spectra_training.json").read_bytes()
+    _, arguments = ask()
+    again = train(replace(request, resume=True), arguments)
+    assert (again.step, again.final) == (first.step, first.final)
+    assert (first.output / "spectra_training.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"learning_rate": 5e-2},
+        {"gradient_accumulation_steps": 2},
+        {"max_steps": 12},
+        {"lr_scheduler_type": "linear"},
+        {"adam_beta2": 0.95},
+        {"w_bits": 3},
+    ],
+)
+def test_resuming_with_another_schedule_or_batch_is_refused(
+    ask: Ask, change: dict[str, Any]
+) -> None:
+    train(*ask(max_steps=8))
+    request, arguments = ask(**({"max_steps": 8} | change))
+    named = {"gradient_accumulation_steps": "blocks_per_step", "adam_beta2": "adam"}
+    key = next(iter(change))
+    with pytest.raises(UsageError, match=f"with {named.get(key, key)}="):
+        train(replace(request, resume=True), arguments)
+
+
+def test_interrupted_while_saving_the_first_checkpoint(ask: Ask) -> None:
+    request, arguments = ask(save_steps=8)
+    whole = train(request, arguments)
+    first = whole.output / "checkpoint-8"
+    for name in ("trainer_state.json", "optimizer.pt"):
+        (first / name).unlink()
+    _, arguments = ask(save_steps=8)
+    again = train(replace(request, resume=True), arguments)
+    assert again.final == whole.final
+
+
+def test_weights_without_the_optimizer_are_not_gone_on_from(ask: Ask) -> None:
+    request, arguments = ask(save_only_model=True)
+    train(request, arguments)
+    _, arguments = ask(save_only_model=True)
+    with pytest.raises(UsageError, match="--save_only_model"):
+        train(replace(request, resume=True), arguments)
+
+
+def test_checkpoint_zero_alone_is_no_obstacle(ask: Ask) -> None:
+    request, arguments = ask(recipe="winq", reset_every=500)
+    with pytest.raises(UsageError, match="beyond the run"):
+        train(request, arguments)
+    place = Path(arguments.output_dir) / "checkpoint-0"
+    place.mkdir(parents=True)
+    train(*ask())
+
+
+def test_nothing_is_saved_before_the_optimizer_exists(ask: Ask) -> None:
+    request, arguments = ask(lr_scheduler_kwargs={"x": 1})
+    with pytest.raises(UsageError, match="cannot be made"):
+        train(request, arguments)
+    assert not list(Path(arguments.output_dir).glob("checkpoint-*"))
+
+
+def test_no_evaluation(ask: Ask) -> None:
+    result = train(*ask(eval_blocks=0))
+    assert (result.initial, result.final) == ({}, {})
+
+
+def test_a_run_over_its_own_model_is_refused(ask: Ask) -> None:
+    first = train(*ask())
+    inside = str(first.output / "checkpoint-4")
+    request, arguments = ask(model=inside, w_bits=None, overwrite=True)
+    with pytest.raises(UsageError, match="lies in output"):
+        train(request, arguments)
+    assert (first.output / "checkpoint-4" / "model.safetensors").exists()
+
+
+def test_a_place_that_cannot_be_made(ask: Ask, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot be made"):
+        train(*ask(output="file/run"))
+
+
+def test_a_full_disk_is_told(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(SpectraError, match=r"No space left on device.*--resume"):
+        train(*ask())
+
+
+def test_a_limit_on_checkpoints_keeps_the_last(ask: Ask) -> None:
+    result = train(*ask(save_total_limit=1))
+    assert [p.name for p in result.output.glob("checkpoint-*")] == ["checkpoint-8"]
+
+
+def test_every_directory_says_that_it_is_quantized(ask: Ask) -> None:
+    result = train(*ask(quantizer="rtn", w_bits=4))
+    for path in (result.output, *result.output.glob("checkpoint-*")):
+        assert read_saved(path) is not None
 
 
 def test_gradients_are_the_same_with_activation_checkpointing(ask: Ask) -> None:
@@ -307,6 +437,13 @@ def test_sharding_is_refused_with_the_reason(model_dir: Path, tmp_path: Path) ->
         ({"recipe": "wing"}, "did you mean winq"),
         ({"reset_every": 4}, "belongs to --recipe winq"),
         ({"noise_std": 0.1}, "belongs to --recipe winq"),
+        ({"noise_frozen": True}, "noise_frozen=True belongs to"),
+        ({"save_before_reset": True}, "save_before_reset=True belongs to"),
+        ({"recipe": "winq", "trainable": "scales"}, "resets"),
+        ({"fp16": True}, "fp16 needs a GPU"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1 would"),
+        ({"load_best_model_at_end": True}, "load_best_model_at_end puts"),
+        ({"seq_len": 0}, "seq_len=0"),
         ({"w_bits": 5}, "w_bits=5 is not defined"),
         ({"w_bits": 8}, "w_bits=8 is not defined"),
         ({"quantizer": "paretok"}, "did you mean paretoq"),
