@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 from spectra.quadrature.gauss import Floats
 
 SPACING = 0.5
-NEAREST, FARTHEST = 1e-10, 1e4  # distances from the real axis, in units of ‖T‖
+NEAREST, FARTHEST = 1e-10, 1e4  # distances from the real axis, in units of max(‖T‖, |x|)
+OUTERMOST = 1e6  # farther points are taken to be here, in units of ‖T‖
 QUADRATURE_ERROR = 5e-8
 CHUNK = 256  # points at once: a few hundred kilobytes
 
@@ -61,9 +62,13 @@ def _bounds(alphas: Floats, betas: Floats, x: Floats) -> tuple[Floats, Floats]:
         return (x > 0).astype(np.float64), (x == 0).astype(np.float64)
     exponent = math.frexp(scale)[1]  # a power of two: rescaling is exact
     alphas, betas, x = (np.ldexp(array, -exponent) for array in (alphas, betas, x))
+    # Ψ is monotone, and the weight of a node forced so far out is below 1e-11.
+    x = np.clip(x, -OUTERMOST, OUTERMOST)
     pivot = _last_pivot(alphas, betas, x)[:, None]
-    distances = np.exp(np.arange(math.log(NEAREST), math.log(FARTHEST) + SPACING, SPACING))
-    iy, offsets = 1j * distances[None, :], x[:, None]
+    units = np.exp(np.arange(math.log(NEAREST), math.log(FARTHEST) + SPACING, SPACING))
+    # Seen from a point far out, all nodes lie about as far away as the point does.
+    distances = np.maximum(1.0, np.abs(x))[:, None] * units
+    iy, offsets = 1j * distances, x[:, None]
     # The corner x + β²/d puts its node at x; written so that d = 0, at a Ritz value, is the Gauss
     # rule and not a division by zero.
     tail = betas[-1] ** 2 * pivot / (iy * pivot - betas[-1] ** 2) if betas[-1] > 0 else 0.0 * iy
@@ -73,11 +78,12 @@ def _bounds(alphas: Floats, betas: Floats, x: Floats) -> tuple[Floats, Floats]:
         if k:
             tail = betas[k - 1] ** 2 * transform
     real = transform.real
-    growth = (real[:, :1] - real[:, 1:2]) / (distances[0] ** -2 - distances[1] ** -2)
+    nearest, second = distances[:, :1], distances[:, 1:2]
+    growth = (real[:, :1] - real[:, 1:2]) / (nearest**-2 - second**-2)
     terms = distances * (real - growth / distances**2)
     ends = (terms[:, 0] + terms[:, -1]) / math.expm1(SPACING)
     difference = (2 / math.pi) * SPACING * (terms.sum(axis=1) + ends)
-    at = np.clip(-distances[0] * transform.imag[:, 0], 0.0, 1.0)
+    at = np.clip(-distances[:, 0] * transform.imag[:, 0], 0.0, 1.0)
     return (1 - at + difference) / 2, at
 
 

@@ -18,6 +18,7 @@ def run(tmp_path: Path) -> Path:
         place = tmp_path / f"checkpoint-{step}"
         place.mkdir()
         (place / "model.safetensors").touch()
+        (place / "config.json").touch()
     (tmp_path / "checkpoint-best").mkdir()
     (tmp_path / "checkpoint-7").touch()  # a file
     (tmp_path / "logs").mkdir()
@@ -26,6 +27,7 @@ def run(tmp_path: Path) -> Path:
 
 def finish(run: Path, step: int) -> None:
     (run / "model.safetensors").touch()
+    (run / "config.json").touch()
     (run / "trainer_state.json").write_text(json.dumps({"global_step": step}))
 
 
@@ -65,6 +67,12 @@ def test_checkpoints_without_weights(run: Path) -> None:
         series(run, [20])
     finish(run, 20)
     assert series(run)[0] == (20, str(run))
+
+
+def test_interrupted_saves_are_left_out(run: Path) -> None:
+    (run / "checkpoint-300" / "config.json").unlink()
+    with pytest.warns(InputWarning, match="an interrupted save"):
+        assert [step for step, _ in series(run)] == [20, 1000]
 
 
 def test_no_run(tmp_path: Path, llama: Path, monkeypatch: Any) -> None:

@@ -11,6 +11,7 @@ import pytest
 from spectra.quadrature import Measure, Run, gauss_rule, radau_masses, radau_rule
 from spectra.quadrature.gauss import moment
 from spectra.quadrature.radau import CORNER_LIMIT, christoffel_number
+from spectra.quadrature.stieltjes import sharp_bounds
 from tests.quadrature.prescribed import KINDS, Seen, eigenvalues, run_lanczos
 
 ROUNDING = 1e-11  # of masses that sum to 1, after some tens of float64 operations
@@ -221,3 +222,21 @@ def test_the_zero_operator() -> None:
     masses = radau_masses(np.zeros(1), np.zeros(1), np.array([-1.0, 1.0]))
     np.testing.assert_array_equal(masses.lower, [0, 1])
     np.testing.assert_array_equal(masses.upper, [0, 1])
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 20, 60])
+def test_bounds_hold_and_close_far_outside_the_spectrum(steps):
+    rng = np.random.default_rng(steps)
+    alphas, betas = rng.normal(size=steps), np.abs(rng.normal(size=steps)) + 0.1
+    scale = max(np.abs(alphas).max(), betas.max())
+    for distance in (1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e9, 1e15):
+        far = distance * scale
+        lower, upper = sharp_bounds(alphas, betas, np.array([-far, 0.0, far]))
+        # A node forced at distance d weighs at most about (‖T‖/d)², and all else lies on one side.
+        room = 20 / min(distance, 1e6) ** 2 + 2e-7
+        assert lower[0] == 0
+        assert upper[0] <= room
+        assert upper[2] == pytest.approx(1, abs=2e-7)
+        assert lower[2] >= 1 - room
+        near = sharp_bounds(alphas, betas, np.array([0.0]))
+        assert (lower[1], upper[1]) == pytest.approx((near[0][0], near[1][0]), abs=1e-12)
