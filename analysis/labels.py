@@ -11,6 +11,8 @@ from typing import Any, TypeGuard
 
 WINQ_LABEL = "reference procedure, not a bounded estimate"
 
+RESET, NOISE = 0.4, 1e-3  # the usual reset fraction and weight noise of WinQ
+
 # What a run found or cost, as against what was asked for.
 RESULTS = ("checks", "cost", "environment", "reference", "summary", "warnings")
 
@@ -71,6 +73,29 @@ def count_label(count: Any) -> str:
         if value >= unit:
             return f"{value / unit:.3g}{name}"
     return f"{int(value):,}"
+
+
+def method_of(metadata: Mapping[str, Any]) -> str:
+    """Return what trained a record's checkpoint; see `method_name`."""
+    checkpoint = section(metadata, "checkpoint")
+    recipe = section(section(checkpoint, "quantization"), "recipe")
+    return method_name(str(checkpoint.get("method") or "baseline"), recipe)
+
+
+def method_name(recipe: str, settings: Mapping[str, Any]) -> str:
+    """Return the cell of the factorial design, and what differs from the usual settings.
+
+    baseline (neither resets nor noise), reset or noise (alone), winq (both); "-f0.8" for another
+    reset fraction than 0.4, "-s0.004" for another noise than 0.001.
+    """
+    if recipe != "winq":
+        return recipe
+    fraction, noise = settings.get("reset_fraction", RESET), settings.get("noise_std", NOISE)
+    cell = {(True, True): "winq", (True, False): "reset", (False, True): "noise"}.get(
+        (bool(fraction), bool(noise)), "baseline"
+    )
+    other = f"-f{fraction:g}" if fraction and fraction != RESET else ""
+    return cell + other + (f"-s{noise:g}" if noise and noise != NOISE else "")
 
 
 def title_parts(metadata: Mapping[str, Any]) -> list[str]:

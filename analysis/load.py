@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.labels import config_id, is_reference, known, section
+from analysis.labels import config_id, is_reference, known, method_of, section
 from spectra import quadrature, record
 from spectra.errors import InputWarning, RecordError, SpectraError, UsageError
 from spectra.record.files import ARRAYS, METADATA
@@ -27,15 +27,16 @@ from spectra.record.spectrum import Spectrum
 
 TEXT = (
     "path", "name", "model", "revision", "sha256", "stored_dtype", "method", "surface", "params",
-    "reduce", "protocol", "scope", "data_source", "data_sha256", "probe_kind", "dtype", "device",
-    "config_id", "warnings",
+    "per", "module", "reduce", "protocol", "scope", "data_source", "data_sha256", "probe_kind",
+    "dtype", "device", "config_id", "warnings",
 )  # fmt: skip
 INTEGERS = (
     "step", "dim", "dim_unmasked", "seq_len", "batch_size", "num_batches", "num_probes",
-    "lanczos_steps", "seed", "tokens", "hvps", "peak_bytes",
+    "lanczos_steps", "seed", "train_seed", "layer", "tokens", "hvps", "peak_bytes",
 )  # fmt: skip
 POINT = ("toward_grid", "rederived_scales", "noisy_weights", "proximal")
 TEXT_DTYPE: Any = "str" if int(pd.__version__.split(".")[0]) >= 3 else object
+PART = ("per", "layer", "module", "weight_norm")
 ESTIMATES = ("lambda_min", "lambda_max", "mean_eigenvalue", "negative_mass")
 
 
@@ -144,9 +145,11 @@ def _row(found: Spectrum, place: Path, name: str, scope: str) -> dict[str, Any]:
         "step": checkpoint.get("step"),
         "w_bits": checkpoint.get("w_bits"),
         "a_bits": checkpoint.get("a_bits"),
-        "method": checkpoint.get("method"),
+        "method": checkpoint.get("method") and method_of(meta),
+        "train_seed": section(section(checkpoint, "quantization"), "recipe").get("seed"),
         "surface": meta.get("surface"),
         "params": params.get("select") if isinstance(params, dict) else params,
+        **{key: section(meta, "params").get(key) for key in PART},
         "reduce": meta.get("reduce"),
         "dim": meta.get("dim"),
         "dim_unmasked": meta.get("dim_unmasked"),
@@ -171,6 +174,9 @@ def _row(found: Spectrum, place: Path, name: str, scope: str) -> dict[str, Any]:
         "tokens": int(found.tokens.sum()),
     }
     row |= _losses(found)
+    for end in ("", "_se"):  # missing where the record does not tell the norm of its weights
+        norm = row["weight_norm"]
+        row[f"grad_weight_ratio{end}"] = row[f"grad_norm{end}"] / norm if norm else None
     for key in ESTIMATES:
         row |= _columns(key, _pick(summary.get(key), scope))
     row |= _derived(summary, meta.get("dim"), scope)

@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.labels import method_name
 from analysis.load import TEXT_DTYPE, RecordWarning, natural
 from spectra.errors import RecordError
 
@@ -33,8 +34,9 @@ def load_training(
         paths: A run, a directory that holds runs at any depth, or several of these.
 
     Returns:
-        Columns `path`, `run`, `quantizer`, `recipe`, `method` (the recipe, or "scales only" for a
-        run whose matrices were frozen), `w_bits`, `a_bits`, `seed`, `step`, and what was logged.
+        Columns `path`, `run`, `quantizer`, `recipe`, `method` (as `analysis.labels.method_name`
+        has it; "scales only" for a run whose matrices were frozen), `w_bits`, `a_bits`, `seed`,
+        `step`, and what was logged.
 
     Raises:
         RecordError: If there is no run, or none that can be read.
@@ -83,11 +85,12 @@ def _rows(place: Path, name: str) -> list[dict[str, Any]]:
     if (place / SUMMARY).exists():
         summary = json.loads((place / SUMMARY).read_text(encoding="utf-8"))
         quantization, recipe = summary["quantization"], summary["recipe"]["name"]
+        method = method_name(recipe, summary["recipe"])
         control = summary["request"].get("trainable") == "scales"
         about |= {
             "quantizer": quantization["quantizer"],
             "recipe": recipe,
-            "method": CONTROL if control else recipe,
+            "method": CONTROL if control else method,
             "w_bits": quantization["w_bits"],
             "a_bits": quantization["a_bits"],
             "seed": summary["arguments"].get("seed"),

@@ -2,15 +2,30 @@
 
 from analysis.figures.bands import plot_cdf_band, plot_mass_curve
 from analysis.figures.density import plot_density
+from analysis.figures.layers import plot_heatmap
 from analysis.figures.overview import plot_record
+from analysis.figures.speedup import plot_speedup, plot_speedup_grid
+from analysis.figures.sweeps import (
+    plot_extremes,
+    plot_grad_ratio,
+    plot_sweep,
+    plot_sweep_grid,
+)
 from analysis.figures.training import plot_training, plot_training_grid
 from analysis.figures.winq import plot_winq
 
 __all__ = [
     "plot_cdf_band",
     "plot_density",
+    "plot_extremes",
+    "plot_grad_ratio",
+    "plot_heatmap",
     "plot_mass_curve",
     "plot_record",
+    "plot_speedup",
+    "plot_speedup_grid",
+    "plot_sweep",
+    "plot_sweep_grid",
     "plot_training",
     "plot_training_grid",
     "plot_winq",

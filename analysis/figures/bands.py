@@ -130,10 +130,11 @@ def _draw(ax: Axes, bands: list[Band], labels: list[str], shades: list[Any]) -> 
         )
         for edge in (band.lower, band.upper):
             ax.plot(band.x, edge, color=colour, lw=0.9, zorder=3)
-    for band in bands:
+    for band, colour in zip(bands, shades, strict=True):
         sums = "node sum (error not known)" if band is bands[0] else None
         drawn = np.where(np.isnan(band.lower), np.nan, band.node_sum)
-        ax.plot(band.x, drawn, color=GREY, lw=0.9, ls="--", zorder=3, label=sums)
+        shade = GREY if len(bands) == 1 else colour
+        ax.plot(band.x, drawn, color=shade, lw=0.9, ls="--", zorder=3, label=sums)
 
 
 def _scope(scope: str) -> str:

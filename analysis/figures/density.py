@@ -40,6 +40,7 @@ Kind = Literal["linear", "log_magnitude"]
 POINTS = 1200
 BINS = 280
 DECADES = 12  # most decades of density shown
+CROWD = 2  # runs beyond which upright lines and strong shades would hide the curves
 
 
 def plot_density(
@@ -91,9 +92,10 @@ def plot_density(
             ax.plot(x, y, color=colour, label=None if name in seen else name, zorder=3)
             seen.add(name)
             if band:
-                words = _shade(ax, one.measure, limits, threshold, colour) or words
+                alpha = 0.22 if len(found) <= CROWD else 0.1
+                words = _shade(ax, one.measure, limits, threshold, colour, alpha) or words
             if marks:
-                _mark(ax, one, kind, colour, place)
+                _mark(ax, one, kind, colour, place, upright=len(found) <= CROWD)
         ax.set_yscale("log")
         top = max(peaks)
         floor = min(_floor(measure, kind) for measure in measures)
@@ -139,7 +141,12 @@ def _magnitudes(measures: list[Measure]) -> tuple[float, float]:
 
 
 def _shade(
-    ax: Axes, measure: Measure, limits: tuple[float, float], threshold: float, colour: Any
+    ax: Axes,
+    measure: Measure,
+    limits: tuple[float, float],
+    threshold: float,
+    colour: Any,
+    alpha: float,
 ) -> str:
     """Shade the smallest to largest density over the batches, or the probes of the only one."""
     rows = measure.runs if measure.num_batches > 1 else tuple((r,) for r in measure.runs[0])
@@ -151,7 +158,7 @@ def _shade(
     low, high = np.min(heights, axis=0), np.max(heights, axis=0)
     tiny = float(high.max()) * 10.0 ** -(DECADES + 3)
     ax.fill_between(
-        x, np.maximum(low, tiny), np.maximum(high, tiny), color=colour, alpha=0.22, lw=0, zorder=2
+        x, np.maximum(low, tiny), np.maximum(high, tiny), color=colour, alpha=alpha, lw=0, zorder=2
     )
     return f"range over {len(rows)} {_kind_of_runs(measure)}"
 
@@ -165,15 +172,20 @@ def _mean_words(measure: Measure) -> str:
     return f"density, mean of {count} {_kind_of_runs(measure)}" if count > 1 else "density"
 
 
-def _mark(ax: Axes, one: Spectrum, kind: Kind, colour: Any, place: int) -> None:
+def _mark(ax: Axes, one: Spectrum, kind: Kind, colour: Any, place: int, *, upright: bool) -> None:
+    """Mark λmin and λmax by upright lines, or in the run's own row at the top, with the rug."""
     low, high = mean_ends(one.measure)
     isolated = np.array([value for value, _ in one.outliers()])
     if kind == "log_magnitude":
         low, high, isolated = abs(low), abs(high), np.abs(isolated)
-    for x, dashes in ((low, "--"), (high, ":")):
-        ax.axvline(x, color=colour, ls=dashes, lw=0.9, alpha=0.8, zorder=1)
+    row = 0.97 - 0.035 * place  # clear of the peaks themselves
+    for x, dashes, side in ((low, "--", "<"), (high, ":", ">")):
+        if upright:
+            ax.axvline(x, color=colour, ls=dashes, lw=0.9, alpha=0.8, zorder=1)
+        else:
+            ax.plot(x, row, side, color=colour, ms=5, transform=ax.get_xaxis_transform(), zorder=5)
     if isolated.size:
-        heights = np.full(isolated.shape, 0.97 - 0.035 * place)  # clear of the peaks themselves
+        heights = np.full(isolated.shape, row)
         rug: dict[str, Any] = {"ls": "none", "marker": "|", "ms": 7, "mew": 0.9, "color": colour}
         ax.plot(isolated, heights, transform=ax.get_xaxis_transform(), zorder=4, **rug)
 
@@ -204,8 +216,10 @@ def _legend(ax: Axes, found: list[Spectrum], band: str, marks: bool) -> None:
             handles.append(Line2D([], [], color=GREY, ls="none", marker="|", ms=7))
             labels.append("isolated eigenvalues" + _which_run(found))
         ends = mean_ends(single.measure) if single else (None, None)
-        for dashes, name, end in (("--", "λmin", ends[0]), (":", "λmax", ends[1])):
-            handles.append(Line2D([], [], color=GREY, ls=dashes, lw=0.9))
+        for dashes, side, name, end in (("--", "<", "λmin", ends[0]), (":", ">", "λmax", ends[1])):
+            lines = len(found) <= CROWD
+            shape: dict[str, Any] = {"ls": dashes} if lines else {"ls": "none", "marker": side}
+            handles.append(Line2D([], [], color=GREY, lw=0.9, ms=5, **shape))
             mean = ", mean" if single and single.measure.num_batches > 1 else ""
             labels.append(name if end is None else f"{name} = {three_digits(end)}{mean}")
     place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)}

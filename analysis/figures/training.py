@@ -10,11 +10,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.labels import bits_label
-from analysis.style import BLUE, GREY, VERMILION, axes_for, colours, figure_style
+from analysis.style import BLUE, GREEN, GREY, PURPLE, VERMILION, axes_for, colours, figure_style
 from spectra.errors import UsageError
 
-METHODS = {"baseline": BLUE, "winq": VERMILION, "scales only": GREY}
-NAMES = {"baseline": "baseline", "winq": "WinQ", "scales only": "weights frozen (control)"}
+METHODS = {
+    "baseline": BLUE,
+    "winq": VERMILION,
+    "reset": GREEN,
+    "noise": PURPLE,
+    "scales only": GREY,
+}
+NAMES = {
+    "baseline": "baseline",
+    "winq": "WinQ",
+    "reset": "resets alone",
+    "noise": "noise alone",
+    "scales only": "weights frozen (control)",
+}
 LABELS = {
     "eval_loss": "held-out loss  (nats a token)",
     "loss": "training loss  (nats a token)",

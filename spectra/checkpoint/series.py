@@ -53,9 +53,12 @@ def series(path: str | Path, steps: str | Sequence[int] = "all") -> list[tuple[i
         if empty:
             names = shorten([f"checkpoint-{step}" for step in empty])
             if not usable:
-                raise CheckpointError(f"ckpt={str(path)!r}: {names} hold no weights with a config.json.")
+                raise CheckpointError(
+                    f"ckpt={str(path)!r}: {names} hold no weights with a config.json."
+                )
             warnings.warn(
-                f"ckpt={str(path)!r}: {names} left out, without weights or config.json (an interrupted save).",
+                f"ckpt={str(path)!r}: {names} left out, without weights or config.json (an "
+                "interrupted save).",
                 InputWarning,
                 stacklevel=2,
             )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from spectra import checkpoint
+from spectra import record
 from spectra.cli.arguments import parse, say
+from spectra.cli.jobs import Job, jobs, refuse_occupied
+from spectra.cli.parts import Opened, check_kind, check_request, estimate_part, open_checkpoint
 from spectra.errors import RecordError, SpectraError, UsageError
 from spectra.estimation import Request, estimate
 from spectra.record import Spectrum
@@ -22,19 +25,25 @@ The default protocol spends its products where the error is. One probe an operat
 a probe's error is √(2F(1 − F)/(n + 2)), below a thousandth from a million parameters on, so further
 probes buy almost nothing. Batches show how much the spectrum depends on the data; steps are the
 resolution: m steps cannot see details finer than about the spectral range times π/m near zero, and
-a near-zero mass that is not resolved is reported as the interval it is."""
+a near-zero mass that is not resolved is reported as the interval it is.
+
+Several checkpoints (--ckpt A B, --steps all, --per layer) make a record each; what fails is told at
+the end and the rest goes on. The same command with --resume finishes what is unfinished and skips
+what is done; a record made with other settings is refused by the name of what differs."""
 
 EPILOG = """\
 examples:
   spectra estimate --ckpt tiny --data stdlib --output results/tiny
   spectra estimate --ckpt runs/w2 --steps all --data wiki.txt --output results/w2
+  spectra estimate --ckpt runs/w2 --steps all --per layer --output results/w2-layers --resume
   spectra estimate --ckpt HuggingFaceTB/SmolLM2-135M --data wiki.txt --seq_len 256 --output out
+  spectra estimate --ckpt tiny --tol 0.02 --tau 0.1 --max_hvps 6000 --output results/tiny-adaptive
   spectra estimate --ckpt tiny --protocol winq --seq_len 256 --output results/tiny-reference"""
 
 
 @dataclass(frozen=True)
 class Arguments(Request):
-    """The fields of `Request`, with several checkpoints and steps."""
+    """The fields of `Request`, with several checkpoints, their steps and parts."""
 
     ckpt: list[str] = field(  # type: ignore[assignment]
         default_factory=list,
@@ -44,72 +53,138 @@ class Arguments(Request):
         default=None,
         metadata={"help": "Checkpoints of a run: all, or a list of steps as 200,400,800."},
     )
+    per: str | None = field(
+        default=None,
+        metadata={"help": "layer, module: a record each of the transformer blocks or modules."},
+    )
     figure: bool = field(default=True, metadata={"help": "Draw spectrum.png beside the record."})
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the verb; return 1 if one of several checkpoints failed."""
+    """Run the verb; return 1 if one of several records failed."""
     asked = parse(
         Arguments, arguments, prog="spectra estimate", description=DESCRIPTION, epilog=EPILOG
     )
     if not asked.ckpt:
         raise UsageError("--ckpt is missing; pass a checkpoint, for example --ckpt tiny.")
-    jobs = _jobs(asked)
-    failed = []
-    for number, request in enumerate(jobs, start=1):
-        if len(jobs) > 1:
-            say(f"[{number}/{len(jobs)}] {request.ckpt} -> {request.output}")
-        try:
-            _one(request, arguments, figure=asked.figure, several=len(jobs) > 1)
-        except SpectraError as error:
-            if len(jobs) == 1:
-                raise
-            failed.append(request.ckpt)
-            say(f"spectra estimate: {request.ckpt}: {error}")
-    if failed:
-        say(f"{len(failed)} of {len(jobs)} checkpoints failed: {', '.join(failed)}")
-        return 1
-    return 0
-
-
-def _jobs(asked: Arguments) -> list[Request]:
     common: dict[str, Any] = {
         f.name: getattr(asked, f.name) for f in fields(Request) if f.name != "ckpt"
     }
     base = Request(ckpt="", **common)
-    places: list[tuple[str, str]] = []
-    for ckpt in asked.ckpt:
-        name = _safe_name(ckpt)
-        if asked.steps is None:
-            places.append((ckpt, name))
-        else:
-            found = checkpoint.series(ckpt, _step_list(asked.steps))
-            places += [(str(path), f"{name}/step-{step}") for step, path in found]
-    if len(places) == 1 and asked.steps is None:
-        ckpt, name = places[0]
-        return [replace(base, ckpt=ckpt, output=asked.output or f"results/{name}")]
-    root = Path(asked.output or "results")
-    return [replace(base, ckpt=ckpt, output=str(root / name)) for ckpt, name in places]
+    check_kind(asked.per)
+    check_request(base)
+    found, failed = jobs(asked.ckpt, asked.steps, asked.output)
+    if not (asked.resume or asked.overwrite):
+        refuse_occupied(found, parts=asked.per is not None)
+    several = len(found) + len(failed) > 1 or asked.per is not None
+    sweep = _Sweep(arguments, base, asked.per, figure=asked.figure, several=several)
+    for ckpt, error in failed.items():
+        sweep.fail(ckpt, error)
+    for number, job in enumerate(found, start=1):
+        if len(found) > 1:
+            say(f"[{number}/{len(found)}] {job.ckpt} -> {job.output}")
+        sweep.run(job)
+    return sweep.close()
 
 
-def _step_list(text: str) -> Any:
-    if text == "all":
-        return "all"
+class _Sweep:
+    """Estimates of one command: one after the other, past those that fail."""
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        base: Request,
+        per: str | None,
+        *,
+        figure: bool,
+        several: bool,
+    ) -> None:
+        self.arguments, self.base, self.per = arguments, base, per
+        self.figure, self.several = figure, several
+        self.made, self.skipped = 0, 0
+        self.failed: list[tuple[str, str]] = []
+
+    def run(self, job: Job) -> None:
+        """Estimate a checkpoint, or each of its parts."""
+        request = replace(self.base, ckpt=job.ckpt, output=str(job.output))
+        if self.per is None:
+            self._guarded(job.ckpt, job.output, lambda: estimate(request))
+            return
+        opened: list[Opened] = []
+        if not self._attempt(job.ckpt, lambda: opened.append(open_checkpoint(request))):
+            return
+        parts = opened[0].parts(self.per)
+        for number, part in enumerate(parts, start=1):
+            place = job.output / part.name
+            say(f"[{number}/{len(parts)}] {part.name}: {len(part.names)} parameters -> {place}")
+            self._guarded(
+                f"{job.ckpt} {part.name}",
+                place,
+                lambda part=part, place=place: estimate_part(  # type: ignore[misc]
+                    opened[0], part, str(self.per), place
+                ),
+            )
+
+    def fail(self, name: str, error: Exception) -> None:
+        """Note a failure and say it."""
+        self.failed.append((name, str(error)))
+        say(f"spectra estimate: {name}: {error}")
+
+    def close(self) -> int:
+        """Say how it went; return the exit code."""
+        total = self.made + self.skipped + len(self.failed)
+        if self.several and total > 1:
+            parts = [f"{self.made} estimated"]
+            parts += [f"{self.skipped} finished before"] if self.skipped else []
+            say(f"{total} records: {', '.join(parts)}, {len(self.failed)} failed")
+        if not self.failed:
+            return 0
+        what = "checkpoints" if self.per is None else "records"
+        say(f"{len(self.failed)} of {total} {what} failed:")
+        for name, reason in self.failed:
+            say(f"  {name}: {reason}")
+        return 1
+
+    def _attempt(self, name: str, work: Callable[[], Any]) -> bool:
+        """Do some work; whether it succeeded. What is not one of several raises."""
+        try:
+            work()
+        except SpectraError as error:
+            if not self.several:
+                raise
+            self.fail(name, error)
+            return False
+        except Exception as error:
+            if not self.several:
+                raise
+            # Not foreseen, so its place matters; hours of other records matter more.
+            logging.getLogger("spectra").exception("%s", name)
+            self.fail(name, RuntimeError(f"{type(error).__name__}: {error}"))
+            return False
+        return True
+
+    def _guarded(self, name: str, output: Path, work: Callable[[], Spectrum]) -> None:
+        before = _loaded(output) if self.base.resume else None
+
+        def whole() -> None:
+            spectrum = _telling(work, output, self.arguments)
+            if before is not None and _nothing_new(before, spectrum):
+                self.skipped += 1
+                say(f"{output}: finished before, by the same request; nothing was run")
+                if self.several:
+                    print(f"record  {output}")
+                    return
+            else:
+                self.made += 1
+            _report(spectrum, output, figure=self.figure, brief=self.several)
+
+        self._attempt(name, whole)
+
+
+def _telling(work: Callable[[], Spectrum], output: Path, arguments: Sequence[str]) -> Spectrum:
+    """Do the work; if it stops halfway, say what is kept and how to go on."""
     try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise UsageError(f"steps={text!r} must be 'all' or a list as 200,400,800.") from None
-
-
-def _safe_name(ckpt: str) -> str:
-    kept = "".join(c if c.isalnum() or c in "-._" else "-" for c in Path(ckpt).name or ckpt)
-    return kept.strip(".-") or "checkpoint"
-
-
-def _one(request: Request, arguments: Sequence[str], *, figure: bool, several: bool) -> None:
-    output = Path(str(request.output))
-    try:
-        spectrum = estimate(request)
+        return work()
     except KeyboardInterrupt:
         say(_how_to_resume(output, arguments))
         raise
@@ -118,16 +193,23 @@ def _one(request: Request, arguments: Sequence[str], *, figure: bool, several: b
         if began and _finished(output):
             raise type(error)(f"{error} {_how_to_resume(output, arguments)}") from None
         raise
-    _report(spectrum, output, figure=figure, brief=several)
+
+
+def _nothing_new(before: Spectrum, now: Spectrum) -> bool:
+    spent = [one.metadata.get("cost", {}).get("hvps") for one in (before, now)]
+    return before.complete and before.steps.shape == now.steps.shape and spent[0] == spent[1]
+
+
+def _loaded(output: Path) -> Spectrum | None:
+    try:
+        return record.load(output)
+    except SpectraError:
+        return None
 
 
 def _finished(output: Path) -> int:
-    from spectra import record
-
-    try:
-        return record.load(output).finished
-    except SpectraError:
-        return 0
+    found = _loaded(output)
+    return 0 if found is None else found.finished
 
 
 def _how_to_resume(output: Path, arguments: Sequence[str]) -> str:
@@ -141,8 +223,9 @@ def _how_to_resume(output: Path, arguments: Sequence[str]) -> str:
 
 def _report(spectrum: Spectrum, output: Path, *, figure: bool, brief: bool) -> None:
     import analysis
+    from analysis.adaptive import adaptive_lines
 
-    for line in analysis.summary_lines(spectrum):
+    for line in [*analysis.summary_lines(spectrum), *adaptive_lines(spectrum)]:
         if brief and not line.strip():
             continue
         print(line)

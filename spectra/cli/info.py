@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -15,8 +15,10 @@ from spectra.errors import OutOfMemoryError, SpectraError, UsageError
 from spectra.estimation import Request
 from spectra.estimation.cost import EFFICIENCY, Cost, ModelShape, count, matmul_rate
 from spectra.estimation.memory import available_bytes, plan_memory
-from spectra.estimation.pipeline import DEFAULT_SEQ_LEN, resolve, settings
+from spectra.estimation.pipeline import DEFAULT_SEQ_LEN
+from spectra.estimation.request import resolve, settings
 from spectra.estimation.settings import DTYPES
+from spectra.estimation.target import DEFAULT_MAX_HVPS
 
 GRAPH_SHARE = 0.7  # of the free memory, beyond which graphs of a mean operator are rebuilt
 
@@ -58,11 +60,22 @@ def run(arguments: Sequence[str]) -> int:
         print(f"{'refused':<12}{found.refusal}")
         return 0
     request = resolve(asked)
+    if request.tol is not None:
+        request = _at_most(request)
     selection = select_parameters(found.skeleton, request.params)
     print()
     for line in _cost_lines(request, found, selection.dim):
         print(line)
     return 0
+
+
+def _at_most(request: Request) -> Request:
+    """Return the estimate of as many steps as an adaptive one may take at most."""
+    spent = DEFAULT_MAX_HVPS if request.max_hvps is None else request.max_hvps
+    operators = 1 if request.reduce == "mean" else request.num_batches or 1
+    steps = max(1, spent // operators)
+    print(f"{'adaptive':<12}at most {spent:,} products; what follows is the cost of all of them")
+    return replace(request, tol=None, tau=None, max_hvps=None, num_probes=1, lanczos_steps=steps)
 
 
 def _facts(found: checkpoint.Description) -> list[tuple[str, str]]:
@@ -109,7 +122,8 @@ def _cost_lines(request: Request, found: checkpoint.Description, dim: int) -> li
     dtype = DTYPES[request.dtype or "float32"]
     asked = settings(request)
     context = found.context or DEFAULT_SEQ_LEN
-    seq_len = request.seq_len or min(DEFAULT_SEQ_LEN, context)
+    usual = min(DEFAULT_SEQ_LEN, context)
+    seq_len = usual if request.seq_len is None else request.seq_len
     batches, size = request.num_batches or 1, request.batch_size or 1
     mean = request.reduce == "mean"
     tokens = seq_len * size * (batches if mean else 1)

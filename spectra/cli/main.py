@@ -23,6 +23,9 @@ VERBS = {
     "info": "what a checkpoint is, and what an estimate of it would cost; runs nothing",
     "table": "records as a table, in the terminal or as CSV",
     "plot": "records as figures",
+    "compare": "what differs between two records of the same batches, with its interval",
+    "reproduce": "the whole study: train, estimate, compare, report",
+    "report": "one self-contained HTML file from results",
 }
 
 USAGE = """usage: spectra VERB [options]    (spectra VERB --help for the options of a verb)

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from spectra import record
 from spectra.curvature.failures import told
 from spectra.curvature.family import Curvature
 from spectra.errors import InputWarning
-from spectra.estimation.environment import environment
+from spectra.estimation.adaptive import AdaptiveRunner, plan_beside_graph, vectors_kept
 from spectra.estimation.memory import MemoryPlan, plan_memory
+from spectra.estimation.outcome import conclude, list_asked
 from spectra.estimation.output import check_same_run
+from spectra.estimation.planner import settled
 from spectra.estimation.reference import reference_numbers
 from spectra.estimation.runner import Family, Runner
+from spectra.estimation.sections import note_other_threads, sections_of
 from spectra.estimation.settings import DTYPES, SLQSettings
-from spectra.estimation.store import ProbeStore
+from spectra.estimation.store import GrowingStore, ProbeStore
+from spectra.estimation.target import Target, as_target
 from spectra.linalg import BasisPolicy, SymmetricOperator
 from spectra.quadrature import summarize
-from spectra.record import SCHEMA, Spectrum, probe_dim
+from spectra.record import Spectrum, probe_dim
 
 log = logging.getLogger(__name__)
 
@@ -55,19 +60,33 @@ class _One:
 def slq(
     operator: SymmetricOperator,
     *,
-    num_probes: int = 1,
-    lanczos_steps: int = 100,
+    num_probes: int | None = None,
+    lanczos_steps: int | None = None,
+    tol: float | None = None,
+    tau: str | float | Sequence[float] | None = None,
+    negative_mass: bool = False,
+    scope: Literal["batches", "population"] = "batches",
+    max_hvps: int | None = None,
     seed: int = 0,
     progress: bool = True,
     **settings: Any,
 ) -> Spectrum:
     """Return the spectrum of an operator, or of each operator of a family.
 
+    With `tol` it is the adaptive estimate: runs are extended until every asked mass is known to
+    ±tol, or `max_hvps` products are spent (spectra.estimation.planner); `metadata["adaptive"]` says
+    what was asked, what was reached and why it stopped.
+
     Args:
         operator: Any `SymmetricOperator`; for `spectra.hessian(...)` with reduce="per_batch" one
             spectrum a batch, side by side in the result.
-        num_probes: Probes on each operator.
-        lanczos_steps: Products with each probe.
+        num_probes: Probes on each operator (1; with `tol`, what the probe error requires).
+        lanczos_steps: Products with each probe (100); not with `tol`.
+        tol: Half the width that the whole interval of each asked mass may have.
+        tau: Thresholds: the masses of |λ| ≤ τ are asked; "auto" for the finest reachable.
+        negative_mass: Whether the mass of negative eigenvalues is asked as well.
+        scope: Of the asked intervals, "batches" or "population".
+        max_hvps: Products that may be spent (1,200).
         seed: Of the probes.
         progress: Whether to show a progress bar on stderr, where that is a terminal.
         **settings: See `spectra.estimation.settings.SLQSettings`.
@@ -77,14 +96,29 @@ def slq(
         NumericalError: If the operator is not symmetric, not deterministic, or not finite.
         OutOfMemoryError: If the vectors or the basis do not fit.
     """
-    asked = SLQSettings(num_probes=num_probes, lanczos_steps=lanczos_steps, seed=seed, **settings)
-    return run(operator, asked, progress=progress)
+    target = as_target(
+        tol,
+        tau=tau,
+        negative_mass=negative_mass,
+        scope=scope,
+        max_hvps=max_hvps,
+        num_probes=num_probes,
+        lanczos_steps=lanczos_steps,
+    )
+    asked = SLQSettings(
+        num_probes=1 if num_probes is None else num_probes,
+        lanczos_steps=100 if lanczos_steps is None else lanczos_steps,
+        seed=seed,
+        **settings,
+    )
+    return run(operator, asked, target=target, progress=progress)
 
 
 def run(
     operator: SymmetricOperator,
     settings: SLQSettings,
     *,
+    target: Target | None = None,
     metadata: dict[str, Any] | None = None,
     output: Path | None = None,
     earlier: Spectrum | None = None,
@@ -96,6 +130,7 @@ def run(
     Args:
         operator: An operator, or a `Curvature` family.
         settings: What to run.
+        target: What an adaptive run is to reach; None for the steps in `settings`.
         metadata: Sections of the record that the caller knows: `checkpoint`, `data`.
         output: Directory of the record; None to keep it in memory.
         earlier: Record to go on from.
@@ -110,49 +145,75 @@ def run(
     room = operator.dim
     if settings.probe_space == "unmasked":
         room = getattr(operator, "dim_unmasked", room)
-    settings = _capped(settings, room)
-    if earlier is not None:
-        decided = earlier.metadata["estimator"]
-        settings = settings.with_changes(basis=decided["basis"], basis_dtype=decided["basis_dtype"])
-    plan = plan_memory(settings, operator.dim, operator.dtype, operator.device)
-    sections = _sections(operator, settings, plan)
+    if target is None:
+        settings = _decided(_capped(settings, room), earlier)
+        plan = plan_memory(settings, operator.dim, operator.dtype, operator.device)
+    else:
+        count = family.num_operators()
+        settings = _decided(settled(settings, target, room, operator.dim, count), earlier)
+        plan = plan_beside_graph(family, settings, vectors_kept(earlier, target))
+    sections = sections_of(operator, settings, plan, target)
     for name, section in (metadata or {}).items():
         sections[name] = sections[name] | section
-    steps = min(settings.lanczos_steps, room)
-    store = ProbeStore(family.num_operators(), settings.num_probes, steps, sections)
+    store = _store(family, settings, target, sections)
     if earlier is not None:
         check_same_run(earlier.metadata, sections, output or Path("memory"))
-        _note_other_threads(earlier, sections)
+        note_other_threads(earlier, sections)
         store.take_over(earlier)
-    _tell(store, plan)
-    runner = Runner(
-        family,
-        settings,
-        plan,
-        store,
-        saved=None if output is None else (lambda s: _write(s, output)),
-        progress=progress,
-        description=description,
-    )
+    _tell(store, plan, settings)
+    options: dict[str, Any] = {
+        "saved": None if output is None else (lambda s: _write(s, output)),
+        "progress": progress,
+        "description": description,
+    }
+    if target is None:
+        runner = Runner(family, settings, plan, store, **options)
+    else:
+        runner = AdaptiveRunner(family, settings, plan, store, **options).pursue(target, earlier)
     with told(f"the spectrum of {operator.dim:,} parameters"):
         runner.run()
     finish(store)
+    if target is not None:
+        found = store.snapshot()
+        store.metadata["adaptive"] |= conclude(found, target)
+        list_asked(found, target, store.metadata)
     if output is not None:
         _write(store, output)
     return store.snapshot()
 
 
-def _tell(store: ProbeStore, plan: MemoryPlan) -> None:
+def _store(
+    family: Family, settings: SLQSettings, target: Target | None, sections: dict[str, Any]
+) -> ProbeStore:
+    shape = family.num_operators(), settings.num_probes
+    if target is None:
+        return ProbeStore(*shape, settings.lanczos_steps, sections)
+    return GrowingStore(*shape, 0, sections)
+
+
+def _decided(settings: SLQSettings, earlier: Spectrum | None) -> SLQSettings:
+    """Return the settings with the basis that the part of the run before was made with."""
+    if earlier is None:
+        return settings
+    before = earlier.metadata["estimator"]
+    return settings.with_changes(basis=before["basis"], basis_dtype=before["basis_dtype"])
+
+
+def _tell(store: ProbeStore, plan: MemoryPlan, settings: SLQSettings) -> None:
     """Log what is about to be run and what it will take beside the model."""
-    batches, probes, steps = store.alphas.shape
+    batches, probes = store.steps.shape
     done = int((store.steps > 0).sum())
+    asked = store.metadata.get("adaptive", {}).get("asked", {})
+    most = asked.get("max_hvps", batches * probes * settings.lanczos_steps)
     log.info(
-        "%d operators × %d probes × %d steps = %s products%s; basis %s (%.2f GB), vectors %.2f GB, "
-        "%.1f GB free",
+        "%d operators × %d probes × %s%d steps = %s%s products%s; basis %s (%.2f GB), vectors "
+        "%.2f GB, %.1f GB free",
         batches,
         probes,
-        steps,
-        f"{batches * probes * steps:,}",
+        "up to " if asked else "",
+        settings.lanczos_steps,
+        "at most " if asked else "",
+        f"{most:,}",
         f", {done} probes done before" if done else "",
         plan.policy.describe(),
         plan.basis_bytes / 1e9,
@@ -203,66 +264,3 @@ def _capped(settings: SLQSettings, dim: int) -> SLQSettings:
         stacklevel=4,
     )
     return settings.with_changes(lanczos_steps=dim)
-
-
-def _sections(
-    operator: SymmetricOperator, settings: SLQSettings, plan: MemoryPlan
-) -> dict[str, Any]:
-    known: dict[str, Any] = {}
-    if isinstance(operator, Curvature):
-        known = operator.metadata()
-    unmasked = known.get("dim_unmasked", operator.dim)
-    estimator = settings.metadata() | {
-        "basis": plan.policy.where,
-        "basis_dtype": _name(plan.policy.dtype or settings.working_dtype(operator.dtype)),
-        "vector_dtype": _name(settings.working_dtype(operator.dtype)),
-        "dtype": _name(operator.dtype),
-        "basis_bytes": plan.basis_bytes,
-        "curvature": known.get("kind"),
-        "graph": known.get("graph"),
-        "protocol": "spectra",
-    }
-    estimator.pop("max_memory")
-    notes = [plan.note] if plan.note else []
-    return {
-        "schema": SCHEMA,
-        "dim": operator.dim,
-        "dim_unmasked": unmasked,
-        "params": {
-            "select": known.get("params"),
-            "names": known.get("parameter_names"),
-            "count": operator.dim,
-        },
-        "surface": known.get("surface"),
-        "masked_fraction": (operator.dim - unmasked) / operator.dim,
-        "point": {
-            "toward_grid": None,
-            "rederived_scales": None,
-            "noisy_weights": None,
-            "proximal": known.get("proximal") or None,
-        },
-        "reduce": known.get("reduce"),
-        "checkpoint": {},
-        "data": {},
-        "estimator": estimator,
-        "checks": {},
-        "cost": {"hvps": 0, "seconds": 0.0, "peak_bytes": 0},
-        "summary": {},
-        "environment": environment(operator.device),
-        "notes": notes + known.get("notes", []),
-        "warnings": [],
-    }
-
-
-def _name(dtype: Any) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _note_other_threads(earlier: Spectrum, sections: dict[str, Any]) -> None:
-    before = earlier.metadata.get("environment", {}).get("threads")
-    now = sections["environment"]["threads"]
-    if before != now:
-        sections["notes"].append(
-            f"begun with {before} threads and resumed with {now}: equal to an uninterrupted run up "
-            "to rounding, not bit for bit"
-        )

@@ -9,11 +9,13 @@ graph, the vectors and a reserve:
                mixed-type matrix product, and upcasting each use costs more than the products)
 
 Without a basis ghosts appear: the bounds stay valid and become wider, so more steps make up for it.
+An adaptive run does not know its number of steps: it keeps as many vectors as fit and goes on from
+there without.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -25,6 +27,7 @@ from spectra.linalg import BasisPolicy
 
 WORK_VECTORS = 6  # current, previous, product, its flat result, and two held for the checks
 RESERVE = 0.85  # share of the free memory a plan may use
+FEW_KEPT = 32  # vectors below which an adaptive run keeps no basis at all
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class MemoryPlan:
     vector_bytes: int
     available: int
     note: str = ""
+    kept: int | None = None  # vectors, where that is not every one
 
 
 def available_bytes(device: torch.device) -> int:
@@ -122,3 +126,56 @@ def plan_memory(
         f"a basis of {size} does not fit the {room / 1e9:.1f} GB left: no reorthogonalization; "
         "bounds stay valid, outliers appear as several nodes",
     )
+
+
+def plan_basis(
+    settings: SLQSettings,
+    dim: int,
+    operator_dtype: torch.dtype,
+    device: torch.device,
+    kept: int | None = None,
+) -> MemoryPlan:
+    """Decide where the basis lives, and how many of `lanczos_steps` vectors are kept.
+
+    To be called when the graph is in memory: the basis may take what is left.
+
+    Args:
+        settings: Its `lanczos_steps` are the most that any run may take.
+        dim: Length of a vector.
+        operator_dtype: That of the products.
+        device: Where they are made.
+        kept: How many vectors were kept in the part of the run that is done; None to decide.
+
+    Raises:
+        OutOfMemoryError: If the bare vectors do not fit.
+    """
+    dtype = settings.working_dtype(operator_dtype)
+    most = min(settings.lanczos_steps, dim)
+    bare = plan_memory(settings.with_changes(basis="none"), dim, operator_dtype, device)
+    place = torch.device("cpu") if settings.basis == "host" else device
+    free = bare.available if place == device else available_bytes(place)
+    room = int(RESERVE * free) - (bare.vector_bytes if place == device else 0)
+    where = "device" if settings.basis == "auto" else settings.basis
+    policy = settings.policy(where)
+    if where == "none":
+        return replace(bare, kept=0)
+    half = BasisPolicy("device", torch.float16)
+    if (
+        settings.basis == settings.basis_dtype == "auto"
+        and device.type == "cuda"
+        and policy.nbytes(dim, most, dtype) > room
+    ):
+        policy = half
+    if kept is None:
+        kept = min(most, room // policy.nbytes(dim, 1, dtype))
+        kept = kept if kept >= min(FEW_KEPT, most) else 0
+    note = ""
+    if kept < most:
+        note = (
+            f"a basis of {kept:,} vectors fits: steps beyond them are not reorthogonalized; bounds "
+            "stay valid, outliers appear as several nodes"
+        )
+    if kept == 0:
+        policy = BasisPolicy("none")
+    size = policy.nbytes(dim, kept, dtype)
+    return MemoryPlan(policy, size, bare.vector_bytes, bare.available, note, kept)

@@ -1,7 +1,8 @@
 """The output directory of a run: whose it is, whether to begin, go on, or refuse.
 
 A run is the same run when everything that decides its numbers is the same: checkpoint contents,
-data, parameters, surface, point, seed, steps, precision, basis. The number of probes may grow.
+data, parameters, surface, point, seed, steps, precision, basis. The number of probes may grow. An
+adaptive run may be asked for more than before.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ def identity(metadata: dict[str, Any]) -> dict[str, Any]:
     """Return what decides a run's numbers, as flat keys."""
     estimator, checkpoint = metadata.get("estimator", {}), metadata.get("checkpoint", {})
     point = metadata.get("point", {})
+    adaptive = bool(estimator.get("adaptive"))
+    if adaptive:  # its steps are a result, not a setting
+        estimator = estimator | {"lanczos_steps": None}
     return {
         "dim": metadata.get("dim"),
         "surface": metadata.get("surface"),
@@ -40,6 +44,7 @@ def identity(metadata: dict[str, Any]) -> dict[str, Any]:
         "params": metadata.get("params", {}).get("names"),
         **{f"checkpoint.{key}": checkpoint.get(key) for key in CHECKPOINT_KEYS},
         "data.sha256": metadata.get("data", {}).get("sha256"),
+        "estimator.adaptive": adaptive,
         **{f"estimator.{key}": estimator.get(key) for key in ESTIMATOR_KEYS},
         "estimator.probe_space": estimator.get("probe_space", "unmasked"),
         **{f"point.{key}": point.get(key) or 0 for key in POINT_KEYS},

@@ -62,3 +62,27 @@ class ProbeStore:
             tokens=self.tokens.copy(),
             metadata=copy.deepcopy(self.metadata),
         )
+
+
+class GrowingStore(ProbeStore):
+    """A store whose probes differ in length; the arrays are as long as the longest."""
+
+    def take_over(self, earlier: Spectrum) -> None:
+        """Start from the finished probes of an earlier record of the same run."""
+        self._grow(earlier.alphas.shape[2])
+        super().take_over(earlier)
+
+    def put(
+        self, batch: int, probe: int, alphas: NDArray[np.float64], betas: NDArray[np.float64]
+    ) -> None:
+        """Store one finished probe's coefficients, each (m,), in place of what was there."""
+        self._grow(alphas.size)
+        self.alphas[batch, probe], self.betas[batch, probe] = 0.0, 0.0
+        super().put(batch, probe, alphas, betas)
+        longest = int(self.steps.max())
+        self.alphas, self.betas = self.alphas[..., :longest], self.betas[..., :longest]
+        self.metadata["estimator"]["lanczos_steps"] = longest
+
+    def _grow(self, steps: int) -> None:
+        widths = ((0, 0), (0, 0), (0, max(0, steps - self.alphas.shape[2])))
+        self.alphas, self.betas = np.pad(self.alphas, widths), np.pad(self.betas, widths)

@@ -132,6 +132,20 @@ class Lanczos:
         for basis in self._bases:
             basis.reserve(min(steps, self.operator.dim))
 
+    def forget(self) -> None:
+        """Drop the basis and go on without reorthogonalization, from here on.
+
+        Every step so far and to come satisfies the three-term recurrence to rounding, which is all
+        that bounds of the distribution function rest on; ghosts appear from here on. Keeping a part
+        of the basis would not: components along it would be taken out of ghosts, and T would miss
+        them.
+        """
+        self.policy = BasisPolicy("none", self.policy.dtype)
+        self._bases = [
+            Basis(self.operator.dim, self.policy, self.vector_dtype, self.operator.device)
+            for _ in self._bases
+        ]
+
     def _step(self, observe: Observer | None) -> None:
         index = self.num_steps
         Q = self._current

@@ -2,6 +2,7 @@
 
 from spectra.quadrature.bands import Band, cdf_band, mass_band
 from spectra.quadrature.density import density, log_density
+from spectra.quadrature.difference import Difference, differences
 from spectra.quadrature.estimates import Estimate
 from spectra.quadrature.extremes import extremes
 from spectra.quadrature.gauss import GaussRule, gauss_rule
@@ -16,6 +17,7 @@ from spectra.quadrature.summary import summarize
 
 __all__ = [
     "Band",
+    "Difference",
     "Estimate",
     "GaussRule",
     "Measure",
@@ -25,6 +27,7 @@ __all__ = [
     "cdf",
     "cdf_band",
     "density",
+    "differences",
     "extremes",
     "find_outliers",
     "gauss_rule",

@@ -1,0 +1,121 @@
+"""The paper's claims one by one: what was measured, and a verdict by a rule stated here.
+
+The claims are those of WinQ (arXiv 2605.17471). The rules:
+
+*Unit of replication* is the seed of a training run. Fewer than three seeds give no verdict
+("withheld"), whatever they show; what they show is printed all the same.
+
+*On spectra.* For each seed the difference of two records of the same batches has a 95 % interval
+(`spectra.quadrature.differences`: resolution, probes, rounding). The claim holds for a seed if the
+interval lies wholly on the claimed side of zero, fails if wholly on the other, else it is not
+resolved. With three seeds or more: reproduced if it holds for all of them, contradicted if it fails
+for all of them, otherwise not resolved. Quantities whose interval is everything (near-zero masses
+that the steps do not resolve) are not resolved by the same rule.
+
+*On training.* For each seed one number (a difference of held-out losses, a ratio of steps);
+Student's t over the seeds gives its mean a 95 % interval. Reproduced if the interval lies on the
+claimed side, contradicted if on the other, else not resolved. A run that never reaches the
+baseline's loss counts as a ratio below 1, by the bound it gives.
+
+Nothing here is corrected for the number of claims and widths looked at.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy import stats
+
+SEEDS = 3
+VERDICTS = ("reproduced", "contradicted", "not resolved", "withheld", "not measured")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim at one bit width.
+
+    Attributes:
+        key: Name of the claim.
+        statement: What the paper says.
+        paper: The paper's figure, where one is known.
+        w_bits: Bits of the weights; None where widths are compared.
+        quantity: What was measured.
+        values: For each seed: value, lower and upper end.
+        seeds: The seeds, in that order.
+        side: +1 if the claim says the quantity is positive, −1 negative.
+        verdict: One of VERDICTS.
+        sources: Records and logs that the numbers are from.
+    """
+
+    key: str
+    statement: str
+    paper: str
+    w_bits: float | None
+    quantity: str
+    values: tuple[tuple[float, float, float], ...] = ()
+    seeds: tuple[int, ...] = ()
+    side: int = 1
+    verdict: str = "not measured"
+    sources: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def here(self) -> str:
+        """Return what the seeds at hand show, as "holds for 2 of 3 seeds"."""
+        if not self.values:
+            return "not measured"
+        sides = [side_of(value) * self.side for value in self.values]
+        words = []
+        for side, word in ((1, "holds"), (-1, "fails"), (0, "not resolved")):
+            count = sides.count(side)
+            if count:
+                words.append(f"{word} for {count} of {len(sides)} seeds")
+        return ", ".join(words)
+
+
+def verdict_of_spectra(values: Sequence[tuple[float, float, float]], side: int) -> str:
+    """Return the verdict of intervals, one a seed, by the rule of the module's docstring."""
+    if not values:
+        return "not measured"
+    if len(values) < SEEDS:
+        return "withheld"
+    sides = {side_of(value) * side for value in values}
+    return {frozenset({1}): "reproduced", frozenset({-1}): "contradicted"}.get(
+        frozenset(sides), "not resolved"
+    )
+
+
+def verdict_of_training(values: Sequence[float], side: int) -> str:
+    """Return the verdict of one number a seed, by the rule of the module's docstring."""
+    if not values:
+        return "not measured"
+    if len(values) < SEEDS:
+        return "withheld"
+    where = side_of(student(values)) * side
+    return {1: "reproduced", -1: "contradicted"}.get(where, "not resolved")
+
+
+def student(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return mean and 95 % interval over seeds; the interval is infinite for one seed."""
+    data = np.asarray(values, dtype=np.float64)
+    mean = float(data.mean())
+    if data.size < 2:
+        return mean, -math.inf, math.inf
+    half = float(stats.t.ppf(0.975, data.size - 1) * data.std(ddof=1) / math.sqrt(data.size))
+    return mean, mean - half, mean + half
+
+
+def side_of(value: tuple[float, float, float]) -> int:
+    """Return +1 or −1 if the interval lies on that side of zero, else 0."""
+    _, lower, upper = value
+    return 1 if lower > 0 else -1 if upper < 0 else 0
+
+
+def variant(names: Iterable[str], method: str) -> str:
+    """Return `method`, or if no run is of it the first of its variants with other settings."""
+    there = sorted(set(names))
+    if method in there:
+        return method
+    return next((name for name in there if name.startswith(f"{method}-")), method)

@@ -1,0 +1,260 @@
+"""Claims that records speak to: saddles, shrinking eigenvalues, resets on each surface."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import pandas as pd
+
+from analysis.claims.rules import Claim, variant, verdict_of_spectra
+from analysis.labels import RESET, known, method_of, section
+from analysis.load import spectrum
+from spectra.quadrature.difference import differences
+from spectra.record.spectrum import Spectrum
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A record with what decides where it belongs."""
+
+    path: str
+    spectrum: Spectrum
+    bits: float | None
+    method: str
+    seed: int
+    step: int
+    surface: str
+    toward: float | None
+
+
+def claims_on_spectra(records: pd.DataFrame) -> list[Claim]:
+    """Return the claims that rows of `analysis.load` speak to."""
+    facts = _facts(records)
+    found: list[Claim] = []
+    widths = sorted({fact.bits for fact in facts if fact.bits is not None})
+    for bits in widths:
+        mine = [fact for fact in facts if fact.bits == bits]
+        found.append(_saddle(mine, bits))
+        found += _along_training(mine, bits)
+        found += _reset(mine, bits)
+        found += _methods(mine, bits)
+    return found + _across_widths(facts, widths)
+
+
+def _facts(records: pd.DataFrame) -> list[Fact]:
+    found = []
+    for _, row in records.iterrows():
+        one = spectrum(row)
+        checkpoint = section(one.metadata, "checkpoint")
+        if not one.finished or not one.measure.spherical or not known(checkpoint.get("w_bits")):
+            continue
+        recipe = section(section(checkpoint, "quantization"), "recipe")
+        point = section(one.metadata, "point")
+        if known(point.get("noisy_weights")) or known(point.get("proximal")):
+            continue
+        found.append(
+            Fact(
+                path=str(row["path"]),
+                spectrum=one,
+                bits=float(checkpoint["w_bits"]),
+                method=method_of(one.metadata),
+                seed=int(recipe.get("seed", 0)),
+                step=int(checkpoint.get("step") or 0),
+                surface=str(one.metadata.get("surface")),
+                toward=point.get("toward_grid"),
+            )
+        )
+    return found
+
+
+def _series(facts: Iterable[Fact], method: str) -> dict[int, list[Fact]]:
+    """Return the records of a method on the default surface, by seed, in the order of the steps."""
+    found: dict[int, list[Fact]] = {}
+    facts = list(facts)
+    method = variant([fact.method for fact in facts], method)
+    for fact in facts:
+        if fact.method == method and fact.toward is None and fact.surface == "ste":
+            found.setdefault(fact.seed, []).append(fact)
+    return {seed: sorted(found[seed], key=lambda f: f.step) for seed in sorted(found)}
+
+
+@cache
+def _differences(a: str, b: str) -> dict[str, tuple[float, float, float]]:
+    found = differences(spectrum(a).measure, spectrum(b).measure)
+    return {one.name: (one.value, one.lower, one.upper) for one in found}
+
+
+def _compared(pairs: dict[int, tuple[Fact, Fact]], quantity: str, side: int, **claim: Any) -> Claim:
+    """Return the claim that B − A of a quantity lies on a side, for each seed's pair (A, B)."""
+    values, seeds, sources = [], [], []
+    for seed, (a, b) in pairs.items():
+        if a.spectrum.measure.dim != b.spectrum.measure.dim:
+            continue
+        found = _differences(a.path, b.path).get(quantity)
+        if found is not None and not all(math.isnan(x) for x in found):
+            values.append(found)
+            seeds.append(seed)
+            sources += [a.path, b.path]
+    return Claim(
+        **claim,
+        quantity=quantity,
+        side=side,
+        values=tuple(values),
+        seeds=tuple(seeds),
+        verdict=verdict_of_spectra(values, side),
+        sources=tuple(sources),
+    )
+
+
+def _saddle(facts: list[Fact], bits: float) -> Claim:
+    values, seeds, sources = [], [], []
+    for seed, series in _series(facts, "baseline").items():
+        last = series[-1]
+        low, high = last.spectrum.extremes()
+        # The saddle is as deep as its shallower side; both ends must be resolved.
+        depth = (-low.upper, high.lower)
+        values.append((min(-low.value, high.value), min(depth), min(-low.lower, high.upper)))
+        seeds.append(seed)
+        sources.append(last.path)
+    return Claim(
+        key="saddle",
+        statement="Training ends at a saddle: negative and positive eigenvalues",
+        paper="both signs",
+        w_bits=bits,
+        quantity="min(−λmin, λmax) > 0",
+        values=tuple(values),
+        seeds=tuple(seeds),
+        verdict=verdict_of_spectra(values, 1),
+        sources=tuple(sources),
+    )
+
+
+def _along_training(facts: list[Fact], bits: float) -> list[Claim]:
+    series = _series(facts, "baseline")
+    pairs = {seed: (one[0], one[-1]) for seed, one in series.items() if one[0].step < one[-1].step}
+    return [
+        _compared(
+            pairs,
+            "near_zero_resolved",
+            1,
+            key="near_zero_grows",
+            statement="The share of eigenvalues near zero grows during plain QAT",
+            paper="beyond 40 % at few bits",
+            w_bits=bits,
+        ),
+        _compared(
+            pairs,
+            "rms_eigenvalue",
+            -1,
+            key="magnitude_falls",
+            statement="Eigenvalues shrink during plain QAT",
+            paper="",
+            w_bits=bits,
+        ),
+    ]
+
+
+def _reset(facts: list[Fact], bits: float) -> list[Claim]:
+    found = []
+    for surface in ("ste", "quantized", "latent"):
+        pairs = {}
+        for seed, series in _series(facts, "baseline").items():
+            last = series[-1]
+            moved = [
+                fact
+                for fact in facts
+                if (fact.method, fact.seed, fact.step, fact.surface)
+                == ("baseline", seed, last.step, surface)
+                and fact.toward is not None
+            ]
+            still = next((f for f in moved if f.toward == 0), last if surface == "ste" else None)
+            nearer = min(
+                (f for f in moved if f.toward),
+                key=lambda f: abs((f.toward or 0.0) - RESET),
+                default=None,
+            )
+            if still is not None and nearer is not None:
+                pairs[seed] = (still, nearer)
+        if pairs:
+            fraction = next(iter(pairs.values()))[1].toward
+            found.append(
+                _compared(
+                    pairs,
+                    "spectral_norm",
+                    1,
+                    key=f"reset_{surface}",
+                    statement=f"A reset of {fraction:g} raises the eigenvalues "
+                    f"(surface {surface}, scales frozen)",
+                    paper="max |λ| +84 % at 0.4, 2 bits",
+                    w_bits=bits,
+                )
+            )
+    return found
+
+
+def _methods(facts: list[Fact], bits: float) -> list[Claim]:
+    base = _series(facts, "baseline")
+    found = []
+    for method, key, statement, side, paper in (
+        ("winq", "winq_magnitude", "WinQ keeps eigenvalues larger than the baseline's", 1, ""),
+        ("winq", "winq_near_zero", "WinQ has fewer eigenvalues near zero", -1, "−12 % relative"),
+        ("noise", "noise_regularizes", "Noise alone lowers the eigenvalues", -1, ""),
+    ):
+        other = _series(facts, method)
+        pairs = {
+            seed: (base[seed][-1], other[seed][-1])
+            for seed in base
+            if seed in other and base[seed][-1].step == other[seed][-1].step
+        }
+        quantity = "near_zero_resolved" if key == "winq_near_zero" else "rms_eigenvalue"
+        if pairs:
+            found.append(
+                _compared(
+                    pairs,
+                    quantity,
+                    side,
+                    key=key,
+                    statement=f"{statement} (last step)",
+                    paper=paper,
+                    w_bits=bits,
+                )
+            )
+    return found
+
+
+def _across_widths(facts: list[Fact], widths: list[float]) -> list[Claim]:
+    if len(widths) < 2:
+        return []
+    low, high = widths[0], widths[-1]
+    fewer = _series([f for f in facts if f.bits == low], "baseline")
+    more = _series([f for f in facts if f.bits == high], "baseline")
+    pairs = {
+        seed: (more[seed][-1], fewer[seed][-1])
+        for seed in fewer
+        if seed in more and more[seed][-1].step == fewer[seed][-1].step
+    }
+    words = f"{low:g} bits against {high:g}"
+    return [
+        _compared(
+            pairs,
+            "spectral_norm",
+            -1,
+            key="bits_magnitude",
+            statement=f"Fewer bits, smaller eigenvalues: {words}",
+            paper="smaller max |λ|",
+            w_bits=None,
+        ),
+        _compared(
+            pairs,
+            "near_zero_resolved",
+            1,
+            key="bits_near_zero",
+            statement=f"Fewer bits, more eigenvalues near zero: {words}",
+            paper="more near zero",
+            w_bits=None,
+        ),
+    ]

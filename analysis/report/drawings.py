@@ -1,0 +1,87 @@
+"""The figures of a report, drawn and written as PNG and SVG."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis import figures
+from analysis.labels import bits_label
+from analysis.load import spectrum
+from analysis.style import figure_style, save_figure
+from spectra.errors import UsageError
+from spectra.record.spectrum import Spectrum
+
+FIGURES = "figures"
+ORDER = ("baseline", "winq", "reset", "noise")
+Drawn = tuple[str, str, Figure, list[Spectrum]]
+
+
+def draw(
+    root: Path, records: pd.DataFrame | None, training: pd.DataFrame | None
+) -> list[tuple[Path, str]]:
+    """Draw what there is and return (PNG, caption) of each figure."""
+    drawn: list[Drawn] = []
+    if training is not None and "w_bits" in training and training["w_bits"].notna().any():
+        runs = training[training["w_bits"].notna()]
+        for y, words in (
+            ("eval_loss", "Held-out loss against step"),
+            ("quant_error_ratio", "Distance of the weights from the grid, ‖W − Q(W)‖ / ‖W‖"),
+        ):
+            if y in runs and runs[y].notna().any():
+                caption = f"{words}: a thin line for each seed, a thick one for their mean."
+                drawn.append((f"training_{y}", caption, figures.plot_training_grid(runs, y), []))
+        if {"baseline", "winq"} <= set(runs["method"]) and "eval_loss" in runs:
+            caption = "Where WinQ first has the baseline's last loss."
+            with suppress(UsageError):  # no seed in common
+                drawn.append(("speedup", caption, figures.plot_speedup_grid(runs), []))
+    if records is not None:
+        drawn += _record_figures(records)
+    written = []
+    for name, caption, figure, spectra in drawn:
+        paths = save_figure(figure, root / FIGURES / name, spectra, formats=("png", "svg"))
+        written.append((next(p for p in paths if p.suffix == ".png"), caption))
+    return written
+
+
+def _record_figures(records: pd.DataFrame) -> list[Drawn]:
+    """Return densities over the steps and the numbers of each record against the step."""
+    at_rest = records[
+        (records["surface"] == "ste")
+        & records["w_bits"].notna()
+        & (records["protocol"] != "winq")
+        & records[["toward_grid", "noisy_weights", "proximal"]].isna().all(axis=1)
+    ]
+    found: list[Drawn] = []
+    if at_rest.empty:
+        return found
+    seeds = at_rest["train_seed"].fillna(0)
+    first = at_rest[seeds == seeds.min()]
+    for bits in sorted(first["w_bits"].unique()):
+        mine = first[first["w_bits"] == bits]
+        methods = [m for m in ORDER if m in set(mine["method"])]
+        with figure_style():
+            figure = Figure(figsize=(5.2 * max(len(methods), 1), 3.8), layout="constrained")
+            panels = figure.subplots(1, max(len(methods), 1), squeeze=False)[0]
+        for panel, method in zip(panels, methods, strict=False):
+            runs = mine[mine["method"] == method].sort_values("step")
+            figures.plot_density(runs, hue="step", ax=panel)
+            panel.set_title(f"{bits_label(bits, None)}, {method}", loc="left", weight="bold")
+        caption = f"Eigenvalue density over the steps, {bits:g} bits, surface ste, first seed."
+        used = [spectrum(row) for _, row in mine.iterrows()]
+        found.append((f"density_w{bits:g}", caption, figure, used))
+    every = [spectrum(row) for _, row in at_rest.iterrows()]
+    for y, words in (
+        ("lambda_max", "Largest eigenvalue"),
+        ("lambda_min", "Smallest eigenvalue"),
+        ("rms_eigenvalue", "Root mean square eigenvalue"),
+        ("near_zero_0.1", "Share of eigenvalues within ±0.1"),
+    ):
+        if y in at_rest and at_rest[f"{y}_lower"].notna().any():
+            caption = f"{words} against the step, with 95 % intervals; surface ste."
+            grid = figures.plot_sweep_grid(at_rest, "step", y, hue="method")
+            found.append((f"sweep_{y}", caption, grid, every))
+    return found

@@ -1,0 +1,163 @@
+"""The sections of a report: claims, training, what was run, records, method."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis import html
+from analysis.claims import Claim, measured, quantity
+from analysis.labels import bits_label, known, point_label, section, step_label
+from analysis.load import spectrum, summary_of
+from analysis.report.commands import study_of
+from analysis.tables import SIGN, number_interval, share_interval
+from spectra.record.spectrum import Spectrum
+
+CSS_OF = {"reproduced": "reproduced", "contradicted": "contradicted", "withheld": "withheld"}
+ESTIMATES = {
+    "λmin": "lambda_min",
+    "λmax": "lambda_max",
+    "mean square λ": "mean_square_eigenvalue",
+    "mass λ < 0": "negative_mass",
+}
+METHOD = (
+    "Each record is a stochastic Lanczos quadrature of the Hessian (or Gauss–Newton matrix) of the "
+    "mean next-token loss on each batch, on the stated surface: ste is M ∇²L(Q(W)) M, with M the "
+    "clip mask; quantized is ∇²L(Q(W)); latent is ∇²L(W) with the quantizers off.",
+    "Intervals hold with 95 % confidence for the batches that were used. They cover resolution "
+    "(the Chebyshev–Markov–Stieltjes band of the Lanczos run, by Gauss–Radau quadrature), the "
+    "random probes (a finite-sample bound) and the rounding of the products (δ, measured against "
+    "float64). A mass whose interval is wide is not resolved by that many steps; sums of node "
+    "weights are not reported as masses.",
+    "Masked coordinates are exact zeros of the surface ste and are counted exactly. Structural "
+    "zeros, those for want of tokens, are bounded from below.",
+    "Held-out losses are means over the tokens of fixed held-out blocks, without noise. Verdicts "
+    "follow the rule in the documentation of analysis.claims.rules, fixed before looking; seeds "
+    "are the unit of replication, and fewer than three give no verdict.",
+)
+
+
+def what_was_run(root: Path, spectra: list[Spectrum], training: pd.DataFrame | None) -> list[str]:
+    """Return the table of settings."""
+    rows = []
+    study = study_of(root)
+    for key, value in study.items():
+        if value is not None and key != "version":
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            rows.append((key, shown))
+    if training is not None:
+        rows.append(("training runs", str(training["path"].nunique())))
+    rows.append(("records", str(len(spectra))))
+    for name, place, key in (
+        ("data of the spectra", "data", "source"),
+        ("their tokens (sha256)", "data", "sha256"),
+        ("device", "environment", "device"),
+        ("torch", "environment", "torch"),
+    ):
+        values = {str(section(s.metadata, place).get(key)) for s in spectra} - {"None"}
+        if values:
+            rows.append((name, ", ".join(sorted(values))))
+    return [html.table(("setting", "value"), rows)]
+
+
+def claims_section(found: list[Claim]) -> list[str]:
+    """Return the table of claims and its note."""
+    if not found:
+        return [html.paragraph("No claim of the paper can be looked at with these results.")]
+    rows = [
+        (
+            claim.statement,
+            "" if claim.w_bits is None else f"{claim.w_bits:g}",
+            quantity(claim),
+            measured(claim),
+            claim.paper,
+            claim.here,
+            html.Cell(claim.verdict, css=f"verdict {CSS_OF.get(claim.verdict, 'unresolved')}"),
+        )
+        for claim in found
+    ]
+    head = ("claim", "bits", "quantity", "measured [95 %]", "paper", "these runs", "verdict")
+    note = (
+        "Claims of WinQ (arXiv 2605.17471). Differences are later minus earlier step, WinQ minus "
+        "baseline, moved minus unmoved, fewer bits minus more."
+    )
+    return [html.table(head, rows), html.paragraph(note, "small")]
+
+
+def training_table(training: pd.DataFrame | None) -> str:
+    """Return the table of training runs."""
+    if training is None or "eval_loss" not in training:
+        return html.paragraph("No training run with held-out losses.")
+    rows = []
+    for path, one in training[training["eval_loss"].notna()].groupby("path", sort=False):
+        first, last = one.iloc[0], one.iloc[-1]
+        weights = training[(training["path"] == path)].ffill().iloc[-1]
+        rows.append(
+            (
+                str(last["run"]),
+                bits_label(last.get("w_bits"), last.get("a_bits")),
+                str(last.get("method") or ""),
+                _number(last.get("seed"), "g"),
+                _number(last["step"], "g"),
+                _number(first["eval_loss"], ".4f"),
+                _number(last["eval_loss"], ".4f"),
+                _number(weights.get("quant_error_ratio"), ".4f"),
+                _number(weights.get("masked_fraction"), ".3%"),
+            )
+        )
+    head = (
+        "run", "bits", "method", "seed", "steps", "held-out loss before", "after",
+        "‖W−Q‖/‖W‖", "masked",
+    )  # fmt: skip
+    return html.table(head, rows)
+
+
+def _number(value: Any, form: str) -> str:
+    return format(float(value), form).replace("-", "−") if known(value) else ""
+
+
+def records_section(root: Path, records: pd.DataFrame | None) -> list[str]:
+    """Return the table of records, each cell with its source."""
+    if records is None:
+        return [html.paragraph("No record.")]
+    rows = []
+    for _, row in records.iterrows():
+        one = spectrum(row)
+        place = Path(str(row["path"]))
+        shown = place.relative_to(root).as_posix() if place.is_relative_to(root) else str(place)
+        summary = summary_of(one)
+        cells: list[str | html.Cell] = [
+            shown,
+            bits_label(row.get("w_bits"), row.get("a_bits")),
+            step_label(row.get("step")),
+            " ".join(filter(None, (str(row["surface"]), point_label(one.metadata)))),
+            html.Cell(
+                f"{row['masked_fraction']:.2%}",
+                {"record": shown, "key": "masked_fraction"},
+                "number",
+            ),
+        ]
+        for key in ESTIMATES.values():
+            entry = section(section(summary, key), "batches")
+            cells.append(
+                html.Cell(
+                    _interval(key, entry),
+                    {"record": shown, "key": f"summary.{key}.batches"},
+                    "number",
+                )
+            )
+        rows.append(cells)
+    note = "Point at a number's source: each cell names its record and key (data-record, data-key)."
+    head = ("record", "bits", "step", "surface", "masked", *ESTIMATES)
+    return [html.table(head, rows), html.paragraph(note, "small")]
+
+
+def _interval(key: str, entry: dict[str, Any]) -> str:
+    if not known(entry.get("lower")):
+        return ""
+    if key.endswith("mass"):  # the middle of a band is no measurement
+        return share_interval(entry["lower"], entry["upper"])
+    shown = f"{entry['value']:.4g}".translate(SIGN)
+    return f"{shown} {number_interval(entry['lower'], entry['upper'])}"

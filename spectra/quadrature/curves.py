@@ -1,0 +1,213 @@
+"""Distribution functions of two records on one grid, and what is integrated or inverted over it.
+
+The grid is symmetric about 0 and grows: cells where the bounds jump by much over a wide step are
+split until the loss Σ Δx·(ΔL + ΔU) is a small part of the mean |λ|. Over a cell only values at its
+ends are used, the bound at the end that is farther off, so every integral and every inverse is a
+bound for any grid.
+
+*Mean |λ|* that a probe sees is ∫ (1 − M(τ)) dτ, M(τ) the mass of |λ| ≤ τ, and lies between |α_1|
+and √(α_1² + β_1²).
+
+*Effective rank* is (Σ|λ|)²/Σλ², sums over batches: as many eigenvalues of equal size would give
+both sums. It does not change when the loss is rescaled.
+
+*Quantiles of |λ|* are found by inverting the bounds of M, as in spectra.quadrature.quantiles.
+
+Shapes: B batches, X points, T thresholds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.stats
+
+from spectra.quadrature.estimates import normal_quantile, probe_halfwidth
+from spectra.quadrature.gauss import Floats
+from spectra.quadrature.mass import effective_runs
+from spectra.quadrature.measure import Measure
+from spectra.quadrature.reading import Reading, Sums, run_bounds
+
+FIRST_POINTS = 30  # thresholds of the first grid
+DECADES = 5
+LOSS = 0.02  # of the mean |λ|: what the grid may cost an integral
+MOST_POINTS = 500
+ROUNDS = 8
+PIECES = 10  # of the cells that hold a quantile
+PRECISION = 0.01  # of a quantile: what is left to the grid without splitting
+
+
+class Curves:
+    """Bounds of the distribution functions of several measures on a common, growing grid.
+
+    Attributes:
+        x: Points, (X,), ascending, symmetric about 0, with 0.
+    """
+
+    def __init__(self, measures: Sequence[Measure], reach: float) -> None:
+        """Begin with a logarithmic grid up to ±`reach` and refine it."""
+        self.measures = list(measures)
+        reach = max(reach, float(np.finfo(float).tiny) * 1e10)
+        tau = reach * np.logspace(-DECADES, 0, FIRST_POINTS)
+        self.x: Floats = np.empty(0)
+        self._bounds: list[tuple[Floats, Floats]] = [
+            (np.empty((m.num_batches, 0)),) * 2 for m in self.measures
+        ]
+        self.add(np.append(tau, 0.0))
+        scale = min(max(_mean_magnitude(m), 1e-300) for m in self.measures)
+        for _ in range(ROUNDS):
+            loss = self._loss()
+            room = (MOST_POINTS - self.x.size) // 2
+            if loss.sum() <= LOSS * scale or room <= 0:
+                break
+            worst = np.argsort(-loss, kind="stable")[:room]
+            wide = worst[loss[worst] > loss.mean() / 2]
+            self.add((self.x[wide] + self.x[wide + 1]) / 2)
+
+    def add(self, points: Floats) -> None:
+        """Add points and their mirror images."""
+        new = np.setdiff1d(np.concatenate([np.abs(points), -np.abs(points)]), self.x)
+        if not new.size:
+            return
+        self.x = np.concatenate([self.x, new])
+        order = np.argsort(self.x)
+        self.x = self.x[order]
+        for place, measure in enumerate(self.measures):
+            fresh = _batch_bounds(measure, new)
+            old = self._bounds[place]
+            self._bounds[place] = (
+                np.concatenate([old[0], fresh[0]], axis=1)[:, order],
+                np.concatenate([old[1], fresh[1]], axis=1)[:, order],
+            )
+
+    def cdf(self, place: int) -> tuple[Floats, Floats]:
+        """Return bounds of what probes of measure `place` see of Ψ(x), (B, X), unmasked block."""
+        return self._bounds[place]
+
+    def within(self, place: int) -> tuple[Floats, Floats, Floats]:
+        """Return τ, (T,), from 0, and bounds of the mass of |λ| ≤ τ, (B, T), unmasked block."""
+        L, U = self._bounds[place]
+        zero = self.x.size // 2
+        low = np.maximum(L[:, zero:] - U[:, zero::-1], 0.0)
+        high = np.minimum(U[:, zero:] - L[:, zero::-1], 1.0)
+        return self.x[zero:], low, high
+
+    def _loss(self) -> Floats:
+        means = [bound.mean(axis=0) for pair in self._bounds for bound in pair]
+        loss: Floats = np.diff(self.x) * np.abs(np.diff(means, axis=1)).sum(axis=0)
+        return loss
+
+
+def _batch_bounds(measure: Measure, x: Floats) -> tuple[Floats, Floats]:
+    """Return lower bounds of Ψ(x−) and upper bounds of Ψ(x), product error included, (B, X)."""
+    low, high = [], []
+    points = np.concatenate([x - measure.delta, x + measure.delta])
+    for row in measure.runs:
+        bounds = [run_bounds(run, points) for run in row]
+        low.append(np.mean([pair[0][: x.size] for pair in bounds], axis=0))
+        high.append(np.mean([pair[1][x.size :] for pair in bounds], axis=0))
+    return np.array(low), np.array(high)
+
+
+def _mean_magnitude(measure: Measure) -> float:
+    """Return mean |λ| of the nodes: a scale, no estimate."""
+    return float(np.mean([np.abs(x) @ w for x, w in measure.nodes_and_weights()]))
+
+
+def mean_magnitude(curves: Curves, place: int, sums: Sums) -> tuple[Floats, Floats]:
+    """Return bounds of mean |λ| as the probes see it, (B,), unmasked block."""
+    tau, low, high = curves.within(place)
+    steps, d = np.diff(tau), sums.measure.delta
+    least, most = (1 - high[:, 1:]) @ steps, (1 - low[:, :-1]) @ steps
+    return np.maximum(least, np.abs(sums.first) - d), np.minimum(most, np.sqrt(sums.second) + d)
+
+
+def effective_rank(curves: Curves, place: int, sums: Sums, risk: float) -> Reading:
+    """Return (Σ|λ|)²/Σλ², the sums over all batches.
+
+    Its logarithm is linear in both means near their values: probes err by ∫ f dΨ with
+    f(λ) = 2|λ|/mean |λ| − λ²/mean λ².
+    """
+    measure = sums.measure
+    limits = (0.0, float(measure.dim_unmasked))
+    square = float(sums.second.mean())
+    if square <= 0:
+        nothing = np.zeros(measure.num_batches)
+        return Reading(0.0, nothing, nothing, limits=limits)
+    low, high = mean_magnitude(curves, place, sums)
+    middle = max(float(low.mean() + high.mean()) / 2, 1e-300)
+
+    def rank(magnitude: Floats) -> tuple[float, Floats]:
+        mean = max(float(magnitude.mean()), 1e-300)
+        value = measure.dim_unmasked * mean**2 / square
+        return value, value * (2 * magnitude / mean - sums.second / square)
+
+    (least, lows), (most, highs) = rank(low), rank(high)
+    error = sums.probe_error(lambda x: 2 * np.abs(x) / middle - x**2 / square)
+    factor = math.exp(normal_quantile(1 - risk) * error)
+    product = most * 2 * measure.delta / math.sqrt(square)
+    random = (least * (1 - 1 / factor), most * (factor - 1))
+    ends = lows - product, highs + product
+    return Reading(math.sqrt(least * most), *ends, random, product, limits=limits)
+
+
+def quantiles(
+    curves: Curves, place: int, levels: Sequence[float], scope: str, risk: float
+) -> list[Reading]:
+    """Return quantiles of |λ| of the mean spectrum over batches, or over the population.
+
+    A quantile is no mean over batches, so that pairing does not narrow its difference.
+    """
+    tau, bands = _mass_curves(curves, place, scope, risk)
+    cells = np.array(sorted({_crossing(band, p) for band in bands for p in levels}))
+    cells = cells[(cells > 0) & (cells < tau.size)]
+    widths = (tau[cells] - tau[cells - 1])[:, None]
+    cut = widths[:, 0] > PRECISION * tau[cells]  # split those that hold the ends
+    points = tau[cells - 1][:, None] + widths * (np.arange(1, PIECES) / PIECES)
+    curves.add(points[cut].ravel())
+    tau, (upper, high, middle, low, lower) = _mass_curves(curves, place, scope, risk)
+    found = []
+    for p in levels:
+        first, inner = (_below(tau, _crossing(band, p)) for band in (upper, high))
+        outer, last = (_at(tau, _crossing(band, p)) for band in (low, lower))
+        value = _at(tau, _crossing(middle, p))
+        random = (max(inner - first, 0.0), max(last - outer, 0.0))
+        ends, limits = (np.array([inner]), np.array([outer])), (0.0, math.inf)
+        found.append(Reading(value, *ends, random, paired=False, limits=limits))
+    return found
+
+
+def _mass_curves(
+    curves: Curves, place: int, scope: str, risk: float
+) -> tuple[Floats, list[Floats]]:
+    """Return τ and five curves of the mass of |λ| ≤ τ, from the highest to the lowest, (T,)."""
+    measure = curves.measures[place]
+    tau, low, high = curves.within(place)
+    f = measure.masked_fraction
+    if scope == "population":
+        t = float(scipy.stats.t.ppf(1 - risk / 2, measure.num_batches - 1))
+        root = math.sqrt(measure.num_batches)
+        below, above = (t * bound.std(axis=0, ddof=1) / root for bound in (low, high))
+    else:
+        h = probe_halfwidth(measure.dim_unmasked, effective_runs(measure), 1 - risk)
+        below = above = np.full(tau.shape, h)
+    L, U = low.mean(axis=0), high.mean(axis=0)
+    curves_seen = [U + above, U, (L + U) / 2, L, L - below]
+    return tau, [f + (1 - f) * np.clip(curve, 0.0, 1.0) for curve in curves_seen]
+
+
+def _crossing(curve: Floats, p: float) -> int:
+    """Return the first index at which the curve has reached p; its length if it never does."""
+    reached = np.flatnonzero(curve >= p)
+    return int(reached[0]) if reached.size else curve.size
+
+
+def _below(tau: Floats, index: int) -> float:
+    """Return the end of the cell before `index`: no crossing is nearer to zero."""
+    return float(tau[max(index - 1, 0)]) if index else 0.0
+
+
+def _at(tau: Floats, index: int) -> float:
+    return float(tau[min(index, tau.size - 1)])

@@ -1,0 +1,285 @@
+"""What differs between the spectra of two records of the same batches, with an interval.
+
+Let A and B be measured on the same batches. What the batch shares cancels in a difference; the
+error of the probes does not, as the eigenvectors differ, nor does resolution.
+
+*These batches.* The intervals of A and B at 1 − η/2 each are subtracted,
+
+    [lower_B − upper_A, upper_B − lower_A],
+
+which holds with 1 − η however the probes of the two depend on each other: the same ones, others,
+or as many as one likes. For a mass that is mean L_B − mean U_A − h_A − h_B and so on.
+
+*The population over data* (B ≥ 3 batches). Batch by batch the difference lies between
+L_B,b − U_A,b and U_B,b − L_A,b; Student's t on these (B − 1 degrees). Here pairing pays: what is
+common to A and B in a batch is not in their spread. Where the bounds of a batch rest on probability
+themselves (outer bounds of extremes, the Wasserstein distance), a tenth of the risk is theirs.
+
+*Which threshold.* The smallest threshold at which both records know the near-zero mass to 0.1 is
+found by looking. It is looked for among `LADDER` only, and its interval holds for all of these.
+
+*Wasserstein-1*: the mean over batches of ∫ |Φ_B,b(x) − Φ_A,b(x)| dx. Between two bands a distance
+is at least the gap and at most the envelope (spectra.quadrature.wasserstein), and for these batches
+also at least the difference of the mean eigenvalues.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from spectra.errors import UsageError
+from spectra.quadrature.curves import Curves, effective_rank, quantiles
+from spectra.quadrature.estimates import (
+    CONFIDENCE,
+    RESOLVED_WIDTH,
+    Estimate,
+    check_confidence,
+    check_scope,
+    student_halfwidth,
+)
+from spectra.quadrature.extremes import outer_bounds
+from spectra.quadrature.measure import Measure, require_spherical
+from spectra.quadrature.reading import SPENT, Reading, Sums, extreme, masses, rms, trace
+from spectra.quadrature.summary import ABSOLUTE_TAUS
+from spectra.quadrature.wasserstein import edge_risk, node_distance, spectral_distance
+
+LADDER = tuple(float(f"{step}e{power}") for power in range(-6, 4) for step in (1, 2, 5))
+LEVELS = (0.5, 0.9, 0.99)
+RESOLVED = "near_zero_resolved"
+MIN_STEPS = 2
+
+
+@dataclass(frozen=True)
+class Difference:
+    """B − A of one quantity.
+
+    Attributes:
+        name: Of the quantity.
+        a: The quantity of A at the same confidence; None for a distance.
+        b: The quantity of B.
+        value: The difference, or the distance.
+        lower: Lower end of the interval; NaN where nothing can be said.
+        upper: Upper end.
+        scope: "batches" or "population".
+        confidence: Of the interval, of this quantity alone.
+        parts: Width of the interval by what makes it: resolution, probes, batches, product error.
+        tau: Threshold of a near-zero mass.
+        note: What a reader must know; empty when nothing.
+    """
+
+    name: str
+    a: Estimate | None
+    b: Estimate | None
+    value: float
+    lower: float
+    upper: float
+    scope: str
+    confidence: float
+    parts: dict[str, float] = field(default_factory=dict)
+    tau: float | None = None
+    note: str = ""
+
+    @property
+    def resolved(self) -> bool:
+        """Whether the interval excludes 0."""
+        return self.lower > 0 or self.upper < 0
+
+    @property
+    def limited_by(self) -> str:
+        """What makes the greatest part of the interval; empty for an exact difference."""
+        name = max(self.parts, key=lambda part: self.parts[part], default="")
+        return name if name and self.parts[name] > 0 else ""
+
+
+def differences(
+    a: Measure,
+    b: Measure,
+    *,
+    scope: str = "batches",
+    taus: Iterable[float] | None = None,
+    confidence: float = CONFIDENCE,
+) -> list[Difference]:
+    """Return B − A of every quantity, what is resolved best in front.
+
+    Args:
+        a: Measured on the same batches as `b`, in the same order.
+        b: The other.
+        scope: "batches" or "population".
+        taus: Thresholds of near-zero masses, chosen beforehand; default those of a summary.
+        confidence: Of each interval by itself.
+
+    Raises:
+        UsageError: If dimensions or batches differ, the probes are not spherical, a threshold is
+            not positive, the scope needs more batches, or a record has a single Lanczos step.
+    """
+    check_confidence(confidence)
+    for measure in (a, b):
+        require_spherical(measure, "a comparison")
+    if (a.dim, a.num_batches) != (b.dim, b.num_batches):
+        raise UsageError(
+            f"the measures have {a.num_batches} and {b.num_batches} batches of dimension {a.dim} "
+            f"and {b.dim}; only the same batches of one dimension can be paired."
+        )
+    check_scope(scope, a.num_batches)
+    if min(a.steps, b.steps) < MIN_STEPS:
+        raise UsageError(
+            f"{min(a.steps, b.steps)} Lanczos step knows no error of the mean square eigenvalue; "
+            f"run at least {MIN_STEPS}."
+        )
+    thresholds = [float(tau) for tau in (ABSOLUTE_TAUS if taus is None else taus)]
+    for tau in thresholds:
+        if not 0 < tau < math.inf:
+            raise UsageError(f"tau={tau:g} is not a threshold; pass a positive number.")
+    pair = _Pair(a, b, scope, 1 - confidence)
+    both, sums = pair.both, pair.sums
+    return [
+        pair.difference("rms_eigenvalue", lambda place, r: rms(sums[place], r)),
+        pair.difference("lambda_max", lambda place, r: extreme(both[place], 1, scope, r)),
+        pair.difference("lambda_min", lambda place, r: extreme(both[place], -1, scope, r)),
+        pair.difference("spectral_norm", lambda place, r: extreme(both[place], 0, scope, r)),
+        pair.difference("trace", lambda place, r: trace(sums[place], r)),
+        pair.distance(),
+        pair.negative(),
+        pair.resolved_mass(),
+        *(pair.near_zero(tau) for tau in sorted(set(thresholds))),
+        *pair.of_curves(),
+    ]
+
+
+class _Pair:
+    """Two measures of the same batches, a scope and a risk."""
+
+    def __init__(self, a: Measure, b: Measure, scope: str, risk: float) -> None:
+        self.both, self.scope, self.risk = (a, b), scope, risk
+        self.sums = (Sums(a), Sums(b))
+        self.edges = [
+            (-np.array(outer_bounds(m, -1, edge_risk(risk))),
+             np.array(outer_bounds(m, 1, edge_risk(risk))))
+            for m in self.both
+        ]  # fmt: skip
+        self.curves = Curves(self.both, max(float(np.abs(edge).max()) for edge in self.edges))
+
+    def difference(
+        self,
+        name: str,
+        read: Callable[[int, float], Reading],
+        *,
+        tau: float | None = None,
+        events: int = 1,
+    ) -> Difference:
+        """Subtract what `read(place, risk)` gives for A (place 0) from that for B (place 1).
+
+        `events`: so many such differences are to hold at once.
+        """
+        a, b = (read(place, self.risk).estimate(self.scope, self.risk) for place in (0, 1))
+        risk = self.risk / events
+        first, second = (read(place, risk / 2) for place in (0, 1))
+        low, high = second.low - first.high, second.high - first.low
+        product = 2 * (first.product + second.product)
+        parts = {
+            "resolution": max(float((high - low).mean()) - product, 0.0),
+            "product error": product,
+        }
+        if self.scope == "batches" or not first.paired:
+            ends = [one.estimate(self.scope, risk / 2) for one in (first, second)]
+            lower, upper = ends[1].lower - ends[0].upper, ends[1].upper - ends[0].lower
+            parts[self._sampling] = float(sum(first.random) + sum(second.random))
+        else:
+            level = 1 - risk * (1 - first.spent)
+            below, above = student_halfwidth(low, level), student_halfwidth(high, level)
+            lower = max(float(low.mean()) - below, second.limits[0] - first.limits[1])
+            upper = min(float(high.mean()) + above, second.limits[1] - first.limits[0])
+            parts["batches"] = below + above
+        value = min(max(second.value - first.value, lower), upper)
+        note = "" if first.paired else "each record's own interval: pairing does not narrow it"
+        return Difference(
+            name, a, b, value, lower, upper, self.scope, 1 - self.risk, parts, tau, note
+        )
+
+    @property
+    def _sampling(self) -> str:
+        return "batches" if self.scope == "population" else "probes"
+
+    def mass(self, name: str, a: float, b: float, *, zeros: bool, **facts: Any) -> Difference:
+        """Compare the shares of eigenvalues in [a, b]."""
+
+        def read(place: int, risk: float) -> Reading:
+            ends = np.array([a]), np.array([b])
+            return masses(self.both[place], *ends, risk, zeros=zeros)[0]
+
+        return self.difference(name, read, **facts)
+
+    def negative(self) -> Difference:
+        """Compare the masses below the larger −δ, strictly left of exact zeros."""
+        edge = -max(measure.delta for measure in self.both)
+        return self.mass("negative_mass", -math.inf, edge, zeros=False)
+
+    def near_zero(self, tau: float, *, name: str = "", events: int = 1) -> Difference:
+        """Compare the masses of |λ| ≤ τ; nothing is said below the product errors."""
+        name, error = name or f"near_zero_{tau:g}", max(m.product_error for m in self.both)
+        if tau < error:
+            return self.unknown(name, tau, f"below the product error δ = {error:.2g}")
+        return self.mass(name, -tau, tau, zeros=True, tau=tau, events=events)
+
+    def resolved_mass(self) -> Difference:
+        """Compare the near-zero masses at the smallest threshold that both resolve."""
+        ladder = np.array([t for t in LADDER if t >= max(m.product_error for m in self.both)])
+        widths = np.zeros(ladder.size)
+        for measure in self.both:
+            found = masses(measure, -ladder, ladder, self.risk, zeros=True)
+            widths = np.maximum(widths, [one.estimate("batches", self.risk).width for one in found])
+        narrow = ladder[widths <= RESOLVED_WIDTH]
+        if not narrow.size:
+            words = f"no threshold up to {LADDER[-1]:g} is resolved to {RESOLVED_WIDTH:g} in both"
+            return self.unknown(RESOLVED, None, words)
+        return self.near_zero(float(narrow[0]), name=RESOLVED, events=len(LADDER))
+
+    def unknown(self, name: str, tau: float | None, note: str) -> Difference:
+        """Return a row that says nothing but why."""
+        nan = math.nan
+        return Difference(
+            name, None, None, nan, nan, nan, self.scope, 1 - self.risk, tau=tau, note=note
+        )
+
+    def distance(self) -> Difference:
+        """Return the Wasserstein-1 distance."""
+        population = self.scope == "population"
+        spent = SPENT if population else 0.5
+        seen = spectral_distance(self.curves, self.edges, 0.0)
+        ends = spectral_distance(self.curves, self.edges, self.risk * (spent - SPENT / 2))
+        low, high = (float(end.mean()) for end in ends)
+        resolution = float((seen[1] - seen[0]).mean())
+        parts = {"resolution": resolution, "probes": max(high - low - resolution, 0.0)}
+        if population:
+            level = 1 - self.risk * (1 - SPENT)
+            below, above = (student_halfwidth(end, level) for end in ends)
+            low, high = max(low - below, 0.0), high + above
+            parts["batches"] = below + above
+        else:  # no distance is below the difference of the means; half of the risk each
+            mean = self.difference("trace", lambda place, r: trace(self.sums[place], r), events=2)
+            low = max(low, mean.lower / self.both[0].dim, -mean.upper / self.both[0].dim)
+        value = min(max(node_distance(*self.both), low), high)
+        return Difference(
+            "wasserstein", None, None, value, low, high, self.scope, 1 - self.risk, parts
+        )
+
+    def of_curves(self) -> list[Difference]:
+        """Compare quantiles of |λ| and effective ranks."""
+        found = []
+        for place, level in enumerate(LEVELS):
+            read = partial(self._quantile, place)
+            found.append(self.difference(f"abs_quantile_{level:g}", read))
+
+        def rank(place: int, risk: float) -> Reading:
+            return effective_rank(self.curves, place, self.sums[place], risk)
+
+        return [*found, self.difference("effective_rank", rank)]
+
+    def _quantile(self, level: int, place: int, risk: float) -> Reading:
+        return quantiles(self.curves, place, LEVELS, self.scope, risk)[level]

@@ -1,0 +1,218 @@
+"""`Reading`: one quantity of one record, batch by batch, so that two records can be paired.
+
+A quantity is given by bounds low_b ≤ high_b for every batch b, whose means bound the quantity as
+far as resolution goes, and by what the probes add to the interval of the batches used. Quantities
+that are not means over batches (a root, a ratio) are linearized about their means, so that the mean
+of the bounds is the quantity itself and their spread is that of its error over batches.
+
+The interval of a sum over eigenvalues is normal with the probes' variance, as that of
+spectra.quadrature.moments, but the variance counts every isolated eigenvalue at least once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from spectra.quadrature.estimates import (
+    Estimate,
+    batch_means,
+    normal_quantile,
+    probe_halfwidth,
+    student_halfwidth,
+)
+from spectra.quadrature.extremes import outer_bounds
+from spectra.quadrature.gauss import Floats
+from spectra.quadrature.gauss import moment as run_moment
+from spectra.quadrature.mass import effective_runs
+from spectra.quadrature.measure import Measure, Run
+from spectra.quadrature.outliers import corrected_weights
+from spectra.quadrature.stieltjes import sharp_bounds
+
+FAR = 100.0  # in units of the largest coefficient; Ritz values are within 3
+SPENT = 0.1  # of the population's risk, on the outer bounds that its batch values rest on
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A quantity of one record.
+
+    Attributes:
+        value: The number shown.
+        low: Lower bounds by batch, (B,), resolution included; (1,) if `paired` is False.
+        high: Upper bounds.
+        random: What probes add below and above; over the population, batches where not `paired`.
+        product: Of the distance between bounds, what is product error, each side.
+        paired: Whether batches of two records may be subtracted one by one.
+        spent: Share of the risk that the bounds themselves have taken, over the population.
+        limits: Between which the quantity lies whatever is measured.
+    """
+
+    value: float
+    low: Floats
+    high: Floats
+    random: tuple[float, float] = (0.0, 0.0)
+    product: float = 0.0
+    paired: bool = True
+    spent: float = 0.0
+    limits: tuple[float, float] = (-math.inf, math.inf)
+
+    def sampling(self, scope: str, risk: float) -> tuple[float, float]:
+        """Return what probes or batches add below and above."""
+        if scope == "batches" or not self.paired:
+            return self.random
+        level = 1 - risk * (1 - self.spent)
+        return student_halfwidth(self.low, level), student_halfwidth(self.high, level)
+
+    def estimate(self, scope: str, risk: float) -> Estimate:
+        """Return the quantity with its interval."""
+        below, above = self.sampling(scope, risk)
+        lower = max(float(self.low.mean()) - below, self.limits[0])
+        upper = min(float(self.high.mean()) + above, self.limits[1])
+        value = min(max(self.value, lower), upper)
+        return Estimate(value, math.nan, lower, upper, scope, 1 - risk)
+
+
+class Sums:
+    """Sums over eigenvalues that Gauss quadrature knows, and the error probes make in any sum.
+
+    Attributes:
+        measure: What was measured.
+        first: Mean λ seen in every batch, (B,), unmasked block.
+        second: Mean λ² seen in every batch, (B,), unmasked block.
+    """
+
+    def __init__(self, measure: Measure) -> None:
+        self.measure = measure
+        self.first, self.second = (
+            batch_means(measure.per_run(partial(_moment, power=power))) for power in (1, 2)
+        )
+        self._runs = [
+            (run, corrected_weights(run, measure.dim_unmasked, measure.delta))
+            for row in measure.runs
+            for run in row
+        ]
+
+    def probe_error(self, f: Callable[[Floats], Floats], *, power: int | None = None) -> float:
+        """Return the standard error of the mean over batches of ∫f dΨ, of the mean of f.
+
+        One probe has the variance 2Φ(f²)/(n + 2) at most. Φ(f²) is taken from the nodes, with the
+        weights seen or with isolated eigenvalues counted as such, whichever gives more: a probe
+        that all but misses an outlier misses its share of the variance as well. Where f(λ)² is λ
+        to the `power`, what is seen is exact.
+        """
+        squares = []
+        for run, counted in self._runs:
+            values = f(run.rule.nodes) ** 2
+            seen = _moment(run, power) if power else float(run.rule.weights @ values)
+            squares.append(max(seen, float(counted @ values)))
+        effective = (self.measure.dim_unmasked + 2) * effective_runs(self.measure)
+        return math.sqrt(2 * float(np.mean(squares)) / effective)
+
+
+def _moment(run: Run, power: int) -> float:
+    return run_moment(run.alphas, run.betas, power)
+
+
+def ritz_norms(measure: Measure) -> Floats:
+    """Return the largest |Ritz value| of every batch, (B,)."""
+    low, high = ritz_ends(measure)
+    return np.maximum(-low, high)
+
+
+def ritz_ends(measure: Measure) -> tuple[Floats, Floats]:
+    """Return the smallest and the largest Ritz value of every batch, (B,); masked zeros count."""
+    rules = [[run.rule.nodes for run in row] for row in measure.runs]
+    low = np.array([min(float(nodes[0]) for nodes in row) for row in rules])
+    high = np.array([max(float(nodes[-1]) for nodes in row) for row in rules])
+    if measure.masked_fraction > 0:
+        low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
+    return low, high
+
+
+def rms(sums: Sums, risk: float) -> Reading:
+    """Return √(mean λ²); a product error δ moves it by at most δ (Hoffman & Wielandt)."""
+    measure, z = sums.measure, normal_quantile(1 - risk)
+    share = measure.dim_unmasked / measure.dim
+    squares = share * sums.second
+    mean = float(squares.mean())
+    root = math.sqrt(mean)
+    values = root + (squares - mean) / (2 * root) if root > 0 else np.zeros_like(squares)
+    error = z * share * sums.probe_error(np.square, power=4)
+    least = float(np.mean(ritz_norms(measure) ** 2)) / measure.dim  # one eigenvalue at least
+    low = math.sqrt(max(mean - error, min(least, mean)))
+    product = math.sqrt(share) * measure.delta
+    random = (root - low, math.sqrt(mean + error) - root)
+    ends = values - product, values + product
+    return Reading(root, *ends, random, product, limits=(0.0, math.inf))
+
+
+def trace(sums: Sums, risk: float) -> Reading:
+    """Return tr H."""
+    measure, n = sums.measure, sums.measure.dim_unmasked
+    error = normal_quantile(1 - risk) * n * sums.probe_error(np.asarray, power=2)
+    values, product = n * sums.first, n * measure.delta
+    ends = values - product, values + product
+    return Reading(float(values.mean()), *ends, (error, error), product)
+
+
+def extreme(measure: Measure, side: int, scope: str, risk: float) -> Reading:
+    """Return λmax (`side` = 1), λmin (−1) or the spectral norm (0), of every batch and averaged."""
+    population = scope == "population"
+    outer = risk * SPENT if population else risk
+    low, high = ritz_ends(measure)
+    if side == 0:
+        near = ritz_norms(measure)
+        far = np.maximum(*(np.array(outer_bounds(measure, s, outer / 2)) for s in (-1, 1)))
+        inner = np.maximum(near - measure.delta, 0.0)
+        values = near
+    else:
+        values = high if side > 0 else low
+        far = side * np.array(outer_bounds(measure, side, outer))
+        inner = values - side * measure.delta
+    ends = np.minimum(inner, far), np.maximum(inner, far)
+    return Reading(float(values.mean()), *ends, spent=SPENT if population else 0.0)
+
+
+def run_bounds(run: Run, x: Floats) -> tuple[Floats, Floats]:
+    """Return the sharp bounds L ≤ Ψ_v(x−) ≤ Ψ_v(x) ≤ U of one run at any x, ±∞ too; each (X,).
+
+    Beyond every Ritz value one of the two is 0 or 1 and the other slack, so that the bounds of a
+    point `FAR` out serve all points farther off, where their quadrature would lose its accuracy.
+    """
+    scale = max(float(np.abs(run.alphas).max()), float(run.betas.max()))
+    far = FAR * scale if scale > 0 else 1.0
+    return sharp_bounds(run.alphas, run.betas, np.clip(x, -far, far))
+
+
+def interval_masses(measure: Measure, a: Floats, b: Floats) -> tuple[Floats, Floats]:
+    """Return bounds of the masses in [a, b] by batch, (B, X), unmasked block; a may be −inf."""
+    d, X = measure.delta, a.size
+    points = np.concatenate([a - d, a + d, b - d, b + d])
+    low = np.empty((measure.num_batches, X))
+    high = np.empty_like(low)
+    for place, row in enumerate(measure.runs):
+        bounds = [run_bounds(run, points) for run in row]
+        L = np.array([pair[0] for pair in bounds])
+        U = np.array([pair[1] for pair in bounds])
+        before = np.where(np.isneginf(a), 0.0, U[:, X : 2 * X])
+        low[place] = np.maximum(L[:, 2 * X : 3 * X] - before, 0.0).mean(axis=0)
+        high[place] = np.minimum(U[:, 3 * X :] - L[:, :X], 1.0).mean(axis=0)
+    return low, high
+
+
+def masses(measure: Measure, a: Floats, b: Floats, risk: float, *, zeros: bool) -> list[Reading]:
+    """Return the shares of eigenvalues in each [a, b], (X,); `zeros`: masked ones are inside."""
+    low, high = interval_masses(measure, a, b)
+    share = 1 - measure.masked_fraction
+    offset = measure.masked_fraction if zeros else 0.0
+    h = share * probe_halfwidth(measure.dim_unmasked, effective_runs(measure), 1 - risk)
+    found = []
+    for L, U in zip(offset + share * low.T, offset + share * high.T, strict=True):
+        middle = float(L.mean() + U.mean()) / 2
+        found.append(Reading(middle, L, U, (h, h), limits=(offset, offset + share)))
+    return found

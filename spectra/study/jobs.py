@@ -1,0 +1,138 @@
+"""A study as the list of its jobs, in an order in which every estimate finds its checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from spectra.estimation import Request
+from spectra.study.plan import Study, method_settings
+from spectra.train import TrainRequest
+
+RUNS, SPECTRA = "runs", "spectra"
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """One training run.
+
+    Attributes:
+        name: What it is called, and its directory below `runs`.
+        request: What it is.
+        seed: Its seed.
+    """
+
+    name: str
+    request: TrainRequest
+    seed: int
+
+
+@dataclass(frozen=True)
+class EstimateJob:
+    """One record.
+
+    Attributes:
+        name: What it is called, and its directory below `spectra`.
+        run: Name of the training run whose checkpoint it is of.
+        request: What it is.
+    """
+
+    name: str
+    run: str
+    request: Request
+
+
+Job = TrainJob | EstimateJob
+
+
+def jobs(asked: Study, root: Path) -> list[Job]:
+    """Return the jobs of a study whose results go below `root`.
+
+    Width by width and seed by seed, so that an interrupted study has whole comparisons.
+    """
+    found: list[Job] = []
+    for seed in asked.seeds:
+        for bits in asked.bits:
+            for method in asked.methods:
+                found.append(_train(asked, root, bits, method, seed))
+                if method in asked.spectra_methods and seed in asked.seeds[: asked.spectra_seeds]:
+                    found += _series(asked, root, bits, method, seed)
+                    if method == "baseline":
+                        found += _interpolation(asked, root, bits, seed)
+    return found
+
+
+def run_name(bits: float, method: str, seed: int) -> str:
+    """Return what a run is called."""
+    return f"w{bits:g}-{method}-seed{seed}"
+
+
+def _train(asked: Study, root: Path, bits: float, method: str, seed: int) -> TrainJob:
+    name = run_name(bits, method, seed)
+    request = TrainRequest(
+        model=asked.model,
+        data=asked.data,
+        eval_data=asked.eval_data,
+        output=str(root / RUNS / name),
+        quantizer=asked.quantizer,
+        w_bits=bits,
+        a_bits=asked.a_bits,
+        seq_len=asked.seq_len,
+        eval_blocks=asked.eval_blocks,
+        resume=True,
+        **method_settings(method, asked),
+    )
+    return TrainJob(name, request, seed)
+
+
+def _series(asked: Study, root: Path, bits: float, method: str, seed: int) -> list[EstimateJob]:
+    run = run_name(bits, method, seed)
+    steps = range(0, asked.max_steps + 1, asked.interval)
+    return [
+        EstimateJob(
+            f"{run}/step-{step}",
+            run,
+            _request(asked, root, run, step, f"{run}/step-{step}"),
+        )
+        for step in steps
+    ]
+
+
+def _interpolation(asked: Study, root: Path, bits: float, seed: int) -> list[EstimateJob]:
+    """Return the last baseline checkpoint moved toward the grid: the paper's interpolation."""
+    run = run_name(bits, "baseline", seed)
+    found = []
+    for surface in asked.surfaces:
+        for fraction in asked.fractions:
+            if surface == "ste" and fraction == 0:
+                continue  # the last checkpoint of the series
+            name = f"{run}/{surface}-toward-{fraction:g}"
+            request = _request(
+                asked, root, run, asked.max_steps, name, surface=surface, toward_grid=fraction
+            )
+            found.append(EstimateJob(name, run, request))
+    return found
+
+
+def _request(
+    asked: Study,
+    root: Path,
+    run: str,
+    step: int,
+    name: str,
+    *,
+    surface: str | None = None,
+    toward_grid: float | None = None,
+) -> Request:
+    text = asked.eval_data or ("stdlib" if asked.data.startswith("stdlib") else asked.data)
+    return Request(
+        ckpt=str(root / RUNS / run / f"checkpoint-{step}"),
+        data=text,
+        output=str(root / SPECTRA / name),
+        surface=surface,
+        toward_grid=toward_grid,
+        seq_len=asked.spectrum_seq_len,
+        num_batches=asked.num_batches,
+        lanczos_steps=asked.lanczos_steps,
+        resume=True,
+    )

@@ -1,0 +1,227 @@
+"""What a study asks: models, widths, methods, seeds, and how each spectrum is estimated.
+
+Methods are cells of a factorial design and its ablations:
+
+    baseline    neither resets nor noise
+    reset       resets alone
+    noise       weight noise alone
+    winq        both
+    winq-f0.8   both, with another reset fraction
+    winq-s0.004 both, with another noise
+
+A study is a value that goes to disk before its first job. The same command goes on with it; another
+study in the same directory is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from spectra.errors import RecordError, UsageError, nearest
+
+FILE = "study.json"
+VERSION = 1
+METHODS = ("baseline", "winq", "reset", "noise")
+_ABLATION = re.compile(r"winq-([fs])(\d+(\.\d+)?)")
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that decides a study's numbers. The text beside a field is its description."""
+
+    model: str = _option("tiny", "Float model to start from: 'tiny', a hub id, a directory.")
+    data: str = _option("stdlib", "Text to train on, as for `spectra train --data`.")
+    eval_data: str | None = _option(None, "Held-out text, for evaluation and for the spectra.")
+    quantizer: str = _option("paretoq", "Weight quantizer.")
+    bits: list[float] = field(
+        default_factory=lambda: [2.0],
+        metadata={"help": "Bits of the weights."},
+    )
+    a_bits: int = _option(16, "Bits of the activations.")
+    methods: list[str] = field(
+        default_factory=lambda: ["baseline", "winq"],
+        metadata={
+            "help": "Methods: baseline, winq, reset or noise (alone), winq-f0.8, winq-s0.004."
+        },
+    )
+    seeds: list[int] = field(
+        default_factory=lambda: [0],
+        metadata={"help": "Seeds of the training runs: the unit of replication."},
+    )
+    max_steps: int = _option(240, "Optimizer steps of a run.")
+    learning_rate: float = _option(1e-3, "Peak learning rate, cosine to zero.")
+    batch_size: int = _option(16, "Blocks in a training batch.")
+    seq_len: int = _option(128, "Tokens in a training block.")
+    reset_every: int | None = _option(None, "Steps between resets (a third of the run).")
+    reset_fraction: float = _option(0.4, "How far a reset moves weights toward the grid.")
+    noise_std: float = _option(1e-3, "Standard deviation of the weight noise.")
+    eval_blocks: int = _option(128, "Held-out blocks of an evaluation.")
+    checkpoints: int = _option(
+        4, "Checkpoints of a run whose spectra are estimated, first to last."
+    )
+    spectra_methods: list[str] = field(
+        default_factory=lambda: ["baseline", "winq"],
+        metadata={"help": "Methods with spectra."},
+    )
+    spectra_seeds: int = _option(1, "Seeds with spectra, from the first on.")
+    fractions: list[float] = field(
+        default_factory=lambda: [0.0, 0.4],
+        metadata={
+            "help": "Ways toward the grid at which the last baseline checkpoint is looked at."
+        },
+    )
+    surfaces: list[str] = field(
+        default_factory=lambda: ["ste", "latent"],
+        metadata={"help": "Surfaces of these."},
+    )
+    spectrum_seq_len: int | None = _option(None, "Tokens in a block of a spectrum.")
+    num_batches: int = _option(3, "Batches of a spectrum.")
+    lanczos_steps: int = _option(60, "Products with each probe.")
+
+    def __post_init__(self) -> None:
+        for name in ("bits", "methods", "seeds"):
+            values = getattr(self, name)
+            if not values:
+                raise UsageError(f"{name} is empty; pass at least one.")
+            if len(set(values)) < len(values):
+                raise UsageError(f"{name}={values} names one twice.")
+        for method in (*self.methods, *self.spectra_methods):
+            method_settings(method, self)
+        for name, least in (("max_steps", 1), ("checkpoints", 2), ("num_batches", 1)):
+            if getattr(self, name) < least:
+                raise UsageError(
+                    f"{name}={getattr(self, name)} is too small; pass at least {least}."
+                )
+        if self.max_steps % (self.checkpoints - 1):
+            raise UsageError(
+                f"max_steps={self.max_steps} cannot be cut into checkpoints={self.checkpoints} "
+                f"evenly spaced ones; pass a multiple of {self.checkpoints - 1} steps."
+            )
+
+    @property
+    def interval(self) -> int:
+        """Steps between checkpoints."""
+        return self.max_steps // (self.checkpoints - 1)
+
+
+def method_settings(method: str, asked: Study) -> dict[str, Any]:
+    """Return the fields of `TrainRequest` that a method sets.
+
+    Raises:
+        UsageError: If the method is not known.
+    """
+    settings: dict[str, Any] = {
+        "recipe": "winq",
+        "reset_every": asked.reset_every,
+        "reset_fraction": asked.reset_fraction,
+        "noise_std": asked.noise_std,
+    }
+    ablation = _ABLATION.fullmatch(method)
+    if method == "baseline":
+        return {"recipe": "baseline"}
+    if method == "reset":
+        return settings | {"noise_std": 0.0}
+    if method == "noise":
+        return settings | {"reset_fraction": 0.0, "reset_every": None}
+    if ablation is not None:
+        which = "reset_fraction" if ablation[1] == "f" else "noise_std"
+        return settings | {which: float(ablation[2])}
+    if method != "winq":
+        raise UsageError(
+            f"method={method!r} is not known{nearest(method, METHODS)} (methods: "
+            f"{', '.join(METHODS)}, winq-fFRACTION, winq-sSTD)."
+        )
+    return settings
+
+
+PRESETS: dict[str, Study] = {
+    "quick": Study(),
+    "full": Study(
+        bits=[1.0, 1.58, 2.0, 3.0, 4.0],
+        methods=[
+            *METHODS,
+            *("winq-f0.2", "winq-f0.6", "winq-f0.8"),
+            *("winq-s0.0002", "winq-s0.002", "winq-s0.004"),
+        ],
+        seeds=[0, 1, 2],
+        max_steps=1200,
+        checkpoints=7,
+        spectra_methods=list(METHODS),
+        spectra_seeds=3,
+        fractions=[0.0, 0.2, 0.4, 0.6, 0.8, 1.0],
+        surfaces=["ste", "quantized", "latent"],
+        lanczos_steps=300,
+    ),
+}
+
+
+def study(preset: str, changes: Mapping[str, Any]) -> Study:
+    """Return a preset with changes.
+
+    Raises:
+        UsageError: If it is not known, or a value does not fit.
+    """
+    if preset not in PRESETS:
+        raise UsageError(
+            f"preset={preset!r} is not one of {', '.join(PRESETS)}{nearest(preset, PRESETS)}"
+        )
+    return replace(PRESETS[preset], **dict(changes))
+
+
+def open_study(directory: Path, asked: Study) -> None:
+    """Write the study into `directory`, or see that the same one is there.
+
+    Raises:
+        UsageError: If another study is there, or other files.
+    """
+    path = directory / FILE
+    if path.exists():
+        found = load_study(directory)
+        if found != asked:
+            key = next(
+                f.name for f in fields(Study) if getattr(found, f.name) != getattr(asked, f.name)
+            )
+            raise UsageError(
+                f"{str(directory)!r} holds a study with {key}={getattr(found, key)}, and "
+                f"{key}={getattr(asked, key)} is asked for; choose another --output, or repeat the "
+                "first command to go on."
+            )
+        return
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UsageError(
+            f"output={str(directory)!r} holds other files; pass a new or an empty directory."
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"version": VERSION} | asdict(asked), indent=2) + "\n"
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def load_study(directory: Path) -> Study:
+    """Return the study in `directory`.
+
+    Raises:
+        RecordError: If there is none, or it cannot be read.
+    """
+    path = directory / FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.pop("version") != VERSION:
+            raise ValueError
+        return Study(**content)
+    except OSError as error:
+        raise RecordError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
+    except (ValueError, TypeError, KeyError, AttributeError, UsageError):
+        raise RecordError(
+            f"{str(path)!r} is not a study of this release; choose another."
+        ) from None

@@ -1,0 +1,45 @@
+"""Records of matrices with known spectra, dressed as those of a study."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import spectra
+from spectra import record
+from spectra.linalg import SymmetricOperator
+
+
+def write_spectrum(
+    place: Path,
+    operator: SymmetricOperator,
+    *,
+    method: str,
+    seed: int,
+    step: int,
+    bits: float | None = 2.0,
+    surface: str = "ste",
+    toward_grid: float | None = None,
+    steps: int = 60,
+) -> None:
+    """Estimate `operator` and save the record as that of a checkpoint."""
+    spec = spectra.slq(operator, lanczos_steps=steps, seed=seed, progress=False)
+    meta: dict[str, Any] = dict(spec.metadata)
+    meta["checkpoint"] = {
+        "path": f"runs/{method}-{seed}/checkpoint-{step}",
+        "w_bits": bits,
+        "a_bits": 16,
+        "method": method,
+        "step": step,
+        "quantization": {"recipe": {"seed": seed}},
+    }
+    meta["surface"] = surface
+    meta["data"] = {"source": "stdlib:heldout (Python 3)", "sha256": "0", "seq_len": 8}
+    meta["point"] = {
+        "toward_grid": toward_grid,
+        "rederived_scales": None,
+        "noisy_weights": None,
+        "proximal": None,
+    }
+    record.save(dataclasses.replace(spec, metadata=meta), place)
