@@ -84,7 +84,7 @@ class Study:
         metadata={"help": "Surfaces of these."},
     )
     spectrum_seq_len: int | None = _option(None, "Tokens in a block of a spectrum.")
-    num_batches: int = _option(3, "Batches of a spectrum.")
+    num_batches: int = _option(2, "Batches of a spectrum.")
     lanczos_steps: int = _option(60, "Products with each probe.")
 
     def __post_init__(self) -> None:
@@ -159,6 +159,7 @@ PRESETS: dict[str, Study] = {
         spectra_seeds=3,
         fractions=[0.0, 0.2, 0.4, 0.6, 0.8, 1.0],
         surfaces=["ste", "quantized", "latent"],
+        num_batches=5,
         lanczos_steps=300,
     ),
 }
