@@ -14,6 +14,9 @@ or as many as one likes. For a mass that is mean L_B − mean U_A − h_A − h_
 L_B,b − U_A,b and U_B,b − L_A,b; Student's t on these (B − 1 degrees). Here pairing pays: what is
 common to A and B in a batch is not in their spread. Where the bounds of a batch rest on probability
 themselves (outer bounds of extremes, the Wasserstein distance), a tenth of the risk is theirs.
+Sums known without a resolution error (trace, root mean square) have nothing in reserve: their
+intervals cover as often as Student's t does for batches that are as skewed as theirs, in
+simulation .955 (trace) and .945 (root mean square, linearized) of 20,000 pairs of five batches.
 
 *Which threshold.* The smallest threshold at which both records know the near-zero mass to 0.1 is
 found by looking. It is looked for among `LADDER` only, and its interval holds for all of these.

@@ -96,8 +96,9 @@ def law(trials: int, batches: int, n: int) -> tuple[list[Turned], list[Turned], 
     return [p[0] for p in grid], [p[1] for p in grid], samples
 
 
-def test_population_intervals_cover_the_law_of_the_batches() -> None:
-    trials, batches = 40, 5
+@pytest.mark.parametrize("trials", [40, pytest.param(200, marks=pytest.mark.slow)])
+def test_population_intervals_cover_the_law_of_the_batches(trials) -> None:
+    batches = 5
     every_a, every_b, samples = law(trials, batches, 1200)
     records: dict[str, Record] = defaultdict(Record)
     narrower = []
