@@ -12,9 +12,11 @@ from typing import Any
 from spectra import record
 from spectra.cli.arguments import parse, say
 from spectra.cli.jobs import Job, jobs, refuse_occupied
-from spectra.cli.parts import Opened, check_kind, check_request, estimate_part, open_checkpoint
+from spectra.cli.parts import check_kind, estimate_part, parts_of
 from spectra.errors import RecordError, SpectraError, UsageError
 from spectra.estimation import Request, estimate
+from spectra.estimation.pipeline import Opened, check, open_checkpoint
+from spectra.estimation.request import resolve
 from spectra.record import Spectrum
 
 DESCRIPTION = """\
@@ -72,7 +74,7 @@ def run(arguments: Sequence[str]) -> int:
     }
     base = Request(ckpt="", **common)
     check_kind(asked.per)
-    check_request(base)
+    check(resolve(base))
     found, failed = jobs(asked.ckpt, asked.steps, asked.output)
     if not (asked.resume or asked.overwrite):
         refuse_occupied(found, parts=asked.per is not None)
@@ -113,7 +115,7 @@ class _Sweep:
         opened: list[Opened] = []
         if not self._attempt(job.ckpt, lambda: opened.append(open_checkpoint(request))):
             return
-        parts = opened[0].parts(self.per)
+        parts = parts_of(opened[0], self.per)
         for number, part in enumerate(parts, start=1):
             place = job.output / part.name
             say(f"[{number}/{len(parts)}] {part.name}: {len(part.names)} parameters -> {place}")

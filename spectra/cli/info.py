@@ -16,7 +16,7 @@ from spectra.estimation import Request
 from spectra.estimation.cost import EFFICIENCY, Cost, ModelShape, count, matmul_rate
 from spectra.estimation.memory import available_bytes, plan_memory
 from spectra.estimation.pipeline import DEFAULT_SEQ_LEN
-from spectra.estimation.request import resolve, settings
+from spectra.estimation.request import resolve, settings, what_to_read
 from spectra.estimation.settings import DTYPES
 from spectra.estimation.target import DEFAULT_MAX_HVPS
 
@@ -44,16 +44,7 @@ def run(arguments: Sequence[str]) -> int:
     asked = parse(Arguments, listed, prog="spectra info", description=DESCRIPTION)
     if not asked.ckpt:
         raise UsageError("no checkpoint given; pass one, as in: spectra info tiny")
-    found = checkpoint.describe(
-        asked.ckpt,
-        revision=asked.revision,
-        trust_remote_code=asked.trust_remote_code,
-        quantizer=asked.quantizer,
-        w_bits=asked.w_bits,
-        a_bits=asked.a_bits,
-        kv_bits=asked.kv_bits,
-        initialize_scales=asked.initialize_scales,
-    )
+    found = checkpoint.describe(asked.ckpt, **what_to_read(asked))
     for name, value in _facts(found):
         print(f"{name:<12}{value}")
     if found.refusal:

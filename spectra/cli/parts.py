@@ -7,26 +7,15 @@ once: all parts are blocks of the same matrix at the same point, with the same b
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from spectra.checkpoint import Checkpoint
 from spectra.curvature import select_parameters
-from spectra.data import TokenBatches
 from spectra.errors import UsageError, nearest
-from spectra.estimation import Request, engine, pipeline
-from spectra.estimation.output import open_output
-from spectra.estimation.request import (
-    displaced,
-    protocol_changes,
-    resolve,
-    settings,
-    targeted,
-)
+from spectra.estimation import pipeline
+from spectra.estimation.pipeline import Opened
 from spectra.record import Spectrum
 
 KINDS = ("layer", "module")
@@ -56,32 +45,10 @@ class Part:
         return ",".join(_SPECIAL.sub(r"[\1]", name) for name in self.names)
 
 
-@dataclass(frozen=True)
-class Opened:
-    """A checkpoint at the point of evaluation, with its data; shared by its parts."""
-
-    request: Request
-    checkpoint: Checkpoint
-    batches: TokenBatches
-    point: dict[str, Any]
-    notes: list[str]
-
-    def parts(self, per: str) -> list[Part]:
-        """Return the parts of the request's parameters."""
-        model = self.checkpoint.model
-        return split(select_parameters(model, self.request.params).names, per)
-
-
 def check_kind(per: str | None) -> None:
     """Refuse a kind of part that is not known."""
     if per is not None and per not in KINDS:
         raise UsageError(f"per={per!r} is not one of {', '.join(KINDS)}{nearest(per, KINDS)}")
-
-
-def check_request(request: Request) -> None:
-    """Refuse settings that no checkpoint can be estimated with, before the first is loaded."""
-    asked = resolve(request)
-    settings(asked), targeted(asked), displaced(asked)
 
 
 def split(names: Sequence[str], per: str) -> list[Part]:
@@ -120,14 +87,9 @@ def _module(name: str) -> str:
     return name.rpartition(".")[0] or name
 
 
-def open_checkpoint(request: Request) -> Opened:
-    """Load what the parts of a request share."""
-    request = resolve(request)
-    displacement = displaced(request)
-    checkpoint = pipeline.load(request)
-    batches = pipeline.read_data(request, checkpoint)
-    point, notes = displacement.apply_(checkpoint.model, request.params)
-    return Opened(request, checkpoint, batches, point, notes)
+def parts_of(opened: Opened, per: str) -> list[Part]:
+    """Return the parts of the parameters that were asked for."""
+    return split(select_parameters(opened.checkpoint.model, opened.request.params).names, per)
 
 
 def estimate_part(
@@ -138,42 +100,10 @@ def estimate_part(
     Raises:
         SpectraError: Whatever is wrong, in one sentence.
     """
-    request = opened.request
-    earlier = open_output(output, resume=request.resume, overwrite=request.overwrite)
-    operator = pipeline.build_operator(
-        replace(request, params=part.params), opened.checkpoint, opened.batches
-    )
-    operator.point.notes += opened.notes
-    meta = opened.checkpoint.meta
-    return engine.run(
-        operator,
-        settings(request),
-        target=targeted(request),
-        metadata={
-            "checkpoint": meta.metadata(),
-            "data": opened.batches.metadata(),
-            "point": opened.point,
-            "params": {
-                "select": request.params,
-                "per": per,
-                "layer": part.layer,
-                "module": part.module,
-                "weight_norm": weight_norm(opened.checkpoint.model, part.names),
-            },
-            "estimator": {
-                "protocol": request.protocol,
-                "protocol_changes": protocol_changes(request),
-                "num_batches": len(opened.batches),
-            },
-        },
-        output=output,
-        earlier=earlier,
-        progress=progress,
-        description=f"{Path(meta.path).name} {part.name}",
-    )
-
-
-def weight_norm(model: Any, names: Sequence[str]) -> float:
-    """Return ‖W‖ of the named parameters together."""
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    return math.sqrt(sum(float(parameters[n].detach().double().square().sum()) for n in names))
+    facts = {
+        "select": opened.request.params,
+        "per": per,
+        "layer": part.layer,
+        "module": part.module,
+    }
+    return pipeline.estimate_part(opened, part.params, facts, output, progress=progress)

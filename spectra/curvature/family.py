@@ -120,6 +120,7 @@ class Curvature(SymmetricOperator):
             "kind": self.mean.kind,
             "params": self.selection.params,
             "parameter_names": list(self.selection.names),
+            "weight_norm": self.selection.norm(self.point.model),
             "dim": self.dim,
             "dim_unmasked": self.dim_unmasked,
             "surface": self.surface,

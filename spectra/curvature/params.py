@@ -71,6 +71,15 @@ class Selection:
             yield name, slice(start, start + size)
             start += size
 
+    def norm(self, model: nn.Module) -> float:
+        """Return the Euclidean norm of these parameters of `model`, whatever stands in for them."""
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        norms = (
+            torch.linalg.vector_norm(parameters[name].detach(), dtype=torch.float64)
+            for name in self.names
+        )
+        return math.hypot(*map(float, norms))
+
     def split(self, v: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the blocks of `v`, (..., dim), each (..., *shape): views, not copies."""
         lead = v.shape[:-1]

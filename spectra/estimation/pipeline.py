@@ -6,7 +6,7 @@ checkpoint -> token batches -> curvature operators -> probes -> record, written 
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,30 @@ from spectra.estimation.request import (
     resolve,
     settings,
     targeted,
+    what_to_read,
 )
 from spectra.record import Spectrum
 
 DEFAULT_SEQ_LEN = 512
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint at the point of evaluation, with its data.
+
+    Attributes:
+        request: What was asked, resolved.
+        checkpoint: The model, its weights moved as the request says.
+        batches: The data.
+        displacement: What moving the weights did, for the record.
+        notes: What a reader should know about it.
+    """
+
+    request: Request
+    checkpoint: Checkpoint
+    batches: TokenBatches
+    displacement: dict[str, Any]
+    notes: list[str]
 
 
 def estimate(ckpt: str | Path | Request, *, progress: bool = True, **options: Any) -> Spectrum:
@@ -45,35 +65,86 @@ def estimate(ckpt: str | Path | Request, *, progress: bool = True, **options: An
         request = resolve(replace(ckpt, **options))
     else:
         request = resolve(Request(str(ckpt), **options))
-    asked, target, displacement = settings(request), targeted(request), displaced(request)
-    earlier = None
-    if request.output is not None:
-        earlier = open_output(
-            Path(request.output), resume=request.resume, overwrite=request.overwrite
-        )
+    check(request)
+    output = None if request.output is None else Path(request.output)
+    earlier = _earlier(request, output)
+    return _run(open_checkpoint(request), output, earlier, progress=progress)
+
+
+def estimate_part(
+    opened: Opened, params: str, facts: dict[str, Any], output: Path, *, progress: bool = True
+) -> Spectrum:
+    """Estimate the spectrum of some parameters of an opened checkpoint, and write its record.
+
+    Args:
+        opened: What the parts share.
+        params: Globs over names, as in `Request.params`.
+        facts: What the record's section `params` says of the part.
+        output: Directory of the record.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        SpectraError: Whatever is wrong, in one sentence.
+    """
+    earlier = _earlier(opened.request, output)
+    part = replace(opened, request=replace(opened.request, params=params))
+    return _run(part, output, earlier, progress=progress, facts=facts)
+
+
+def check(request: Request) -> None:
+    """Refuse settings of a resolved request that no checkpoint can be estimated with."""
+    settings(request), targeted(request), displaced(request)
+
+
+def open_checkpoint(request: Request) -> Opened:
+    """Load the checkpoint and data of a request, and move the weights where it says."""
+    request = resolve(request)
+    displacement = displaced(request)
     checkpoint = load(request)
     batches = read_data(request, checkpoint)
-    point, notes = displacement.apply_(checkpoint.model, request.params)
-    operator = build_operator(request, checkpoint, batches)
-    operator.point.notes += notes
+    moved, notes = displacement.apply_(checkpoint.model, request.params)
+    return Opened(request, checkpoint, batches, moved, notes)
+
+
+def _earlier(request: Request, output: Path | None) -> Spectrum | None:
+    if output is None:
+        return None
+    return open_output(output, resume=request.resume, overwrite=request.overwrite)
+
+
+def _run(
+    opened: Opened,
+    output: Path | None,
+    earlier: Spectrum | None,
+    *,
+    progress: bool,
+    facts: dict[str, Any] | None = None,
+) -> Spectrum:
+    request, meta = opened.request, opened.checkpoint.meta
+    operator = build_operator(request, opened.checkpoint, opened.batches)
+    operator.point.notes += opened.notes
+    description = Path(meta.path).name
+    if output is not None and facts:
+        description += f" {output.name}"
     return engine.run(
         operator,
-        asked,
-        target=target,
+        settings(request),
+        target=targeted(request),
         metadata={
-            "checkpoint": checkpoint.meta.metadata(),
-            "data": batches.metadata(),
-            "point": point,
+            "checkpoint": meta.metadata(),
+            "data": opened.batches.metadata(),
+            "point": opened.displacement,
+            "params": facts or {},
             "estimator": {
                 "protocol": request.protocol,
                 "protocol_changes": protocol_changes(request),
-                "num_batches": len(batches),
+                "num_batches": len(opened.batches),
             },
         },
-        output=None if request.output is None else Path(request.output),
+        output=output,
         earlier=earlier,
         progress=progress,
-        description=Path(checkpoint.meta.path).name,
+        description=description,
     )
 
 
@@ -81,16 +152,10 @@ def load(request: Request) -> Checkpoint:
     """Load the checkpoint of a resolved request."""
     return load_checkpoint(
         request.ckpt,
-        revision=request.revision,
         tokenizer=request.tokenizer,
         device=request.device,
         dtype=request.dtype or "float32",
-        trust_remote_code=request.trust_remote_code,
-        quantizer=request.quantizer,
-        w_bits=request.w_bits,
-        a_bits=request.a_bits,
-        kv_bits=request.kv_bits,
-        initialize_scales=request.initialize_scales,
+        **what_to_read(request),
     )
 
 

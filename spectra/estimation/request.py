@@ -218,3 +218,9 @@ def displaced(request: Request) -> Displacement:
         noisy_weights=request.noisy_weights,
         seed=request.seed,
     )
+
+
+def what_to_read(request: Request) -> dict[str, Any]:
+    """Return the arguments that `load_checkpoint` and `describe` share."""
+    names = ("revision", "trust_remote_code", "quantizer", "w_bits", "a_bits", "kv_bits")
+    return {name: getattr(request, name) for name in (*names, "initialize_scales")}

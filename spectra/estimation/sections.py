@@ -45,6 +45,7 @@ def sections_of(
             "select": known.get("params"),
             "names": known.get("parameter_names"),
             "count": operator.dim,
+            "weight_norm": known.get("weight_norm"),
         },
         "surface": known.get("surface"),
         "masked_fraction": (operator.dim - unmasked) / operator.dim,

@@ -94,6 +94,8 @@ def test_a_part_is_the_spectrum_of_its_parameters(blocks, series, tokens):
     part = spectra.load(place / "step-400" / "layer-01")
     np.testing.assert_array_equal(part.alphas, alone.alphas)
     np.testing.assert_array_equal(part.grad_norms, alone.grad_norms)
+    norms = [one.metadata["params"]["weight_norm"] for one in (part, alone)]
+    assert norms[0] == norms[1] > 0  # so that the ratio to it is drawn from any record
 
 
 def test_all_parts_are_at_the_point_of_the_whole(checkpoint, tokens, tmp_path, capsys):
