@@ -99,19 +99,27 @@ class Basis:
         """Whether the rows can be used as they are, without conversion or transfer."""
         return self._rows.dtype == self.work_dtype and self._rows.device == self.work_device
 
-    def orthogonalize(self, x: torch.Tensor, space: VectorSpace, passes: int = 2) -> None:
-        """Remove the components of `x` along the stored vectors, in place, `passes` times."""
-        if self.size == 0:
-            return
-        rows = self._rows[: self.size]
-        for _ in range(passes):
-            if self.is_plain:
-                space.subtract(rows, space.gram(rows, x), x)
-            else:
-                self._orthogonalize_tiled(rows, x, space)
+    def orthogonalize(self, x: torch.Tensor, space: VectorSpace) -> torch.Tensor:
+        """Remove the components of `x` along the stored vectors, in place.
 
-    def _orthogonalize_tiled(self, rows: torch.Tensor, x: torch.Tensor, space: VectorSpace) -> None:
-        """One pass in column tiles that are converted (and moved) as they are needed."""
+        Returns:
+            The norm of what was removed, 0-dimensional float64 on the device of `x`.
+        """
+        if self.size == 0:
+            return torch.zeros((), dtype=torch.float64, device=x.device)
+        rows = self._rows[: self.size]
+        if self.is_plain:
+            coefficients = space.gram(rows, x)
+            space.subtract(rows, coefficients, x)
+        else:
+            coefficients = self._orthogonalize_tiled(rows, x, space)
+        norm: torch.Tensor = torch.linalg.vector_norm(coefficients, dtype=torch.float64)
+        return norm * self._scale
+
+    def _orthogonalize_tiled(
+        self, rows: torch.Tensor, x: torch.Tensor, space: VectorSpace
+    ) -> torch.Tensor:
+        """Do it in column tiles that are converted (and moved) as they are needed."""
         width = max(1, TILE // self.size)
         coefficients = torch.zeros(self.size, dtype=self.work_dtype, device=self.work_device)
         for tile, part in zip(rows.split(width, dim=1), x.split(width), strict=True):
@@ -119,6 +127,7 @@ class Basis:
         coefficients /= self._scale**2
         for tile, part in zip(rows.split(width, dim=1), x.split(width), strict=True):
             space.subtract(self._convert(tile), coefficients, part)
+        return coefficients
 
     def _convert(self, tile: torch.Tensor) -> torch.Tensor:
         return tile.to(self.work_device, self.work_dtype, non_blocking=self._pinned)

@@ -3,7 +3,7 @@
 From a unit vector q_1, for j = 1, 2, …:
 
     w = H q_j − β_{j−1} q_{j−1};   α_j = ⟨q_j, w⟩;   w ← w − α_j q_j;
-    w ← (I − QQᵀ)² w   (two Gram–Schmidt passes against the basis, where one is kept);
+    w ← (I − QQᵀ) w    (a Gram–Schmidt pass against the basis, where one is kept);
     β_j = ‖w‖;   q_{j+1} = w/β_j.
 
 Inner products and coefficients are float64 whatever the operator's dtype; long vectors keep a
@@ -18,7 +18,11 @@ while β_1 is the root mean square eigenvalue, and in bfloat16 a run would end a
 Continuing after an unnoticed breakdown is harmless: the coupling β_j is as small as the noise, so
 nodes beyond it carry no weight.
 
-Two passes suffice: Giraud, Langou & Rozložník 2005; Parlett, The Symmetric Eigenvalue Problem, 6.9.
+*One pass or two.* A pass leaves components of the order ε(‖w‖ + ‖Qᵀw‖), so that a second one is
+needed only where the first took out much of what there was (Daniel, Gragg, Kaufman & Stewart 1976;
+two always suffice: Giraud, Langou & Rozložník 2005). The three-term recurrence leaves rounding
+errors along Q and little else, and the criterion ‖Qᵀw‖ > β/10 asks for a second pass next to a
+breakdown alone: the basis is read twice a step, not four times, at the same loss of orthogonality.
 """
 
 from __future__ import annotations
@@ -36,6 +40,7 @@ from spectra.linalg.operator import SymmetricOperator
 from spectra.linalg.space import DenseSpace, VectorSpace
 
 BREAKDOWN = 4.0
+AGAIN = 0.1  # share of a vector along the basis above which one pass is not enough
 EPS64 = float(np.finfo(np.float64).eps)
 
 Observer = Callable[[int, torch.Tensor, torch.Tensor], None]
@@ -68,7 +73,7 @@ class Lanczos:
             basis: Where the basis is kept; default on the device in the working dtype.
             vector_dtype: Working dtype; default the operator's, but at least float32.
             space: Vector space operations; default flat vectors on one device.
-            passes: Gram–Schmidt passes against the basis.
+            passes: Gram–Schmidt passes against the basis at most; the second only where needed.
 
         Raises:
             UsageError: If `start` does not fit the operator or is zero.
@@ -161,10 +166,20 @@ class Lanczos:
             alpha = self.space.dot(q, w)
             self.space.axpy(-alpha, q, w)
             basis.append(q)
-            basis.orthogonalize(w, self.space, self.passes)
-            scalars += [alpha, self.space.norm(w)]
-        values = torch.stack(scalars).view(-1, 2).cpu().numpy()  # the step's one synchronization
+            scalars += [alpha, *self._pass(p, w, self.passes > 0)]
+        values = torch.stack(scalars).view(-1, 3).cpu().numpy()  # the step's one synchronization
+        if self.passes > 1:
+            much = (values[:, 2] > AGAIN * values[:, 1]) & ~self._ended
+            for p in map(int, np.flatnonzero(much)):
+                values[p, 1] = float(self._pass(p, W[p], True)[0])
         self._accept(values, W)
+
+    def _pass(self, p: int, w: torch.Tensor, wanted: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Make one pass; return the norm of `w` after it, and of what it took out."""
+        removed = torch.zeros((), dtype=torch.float64, device=w.device)
+        if wanted:
+            removed = self._bases[p].orthogonalize(w, self.space)
+        return self.space.norm(w), removed
 
     def _product(self, Q: torch.Tensor) -> torch.Tensor:
         cast = Q.to(self.operator.dtype)
@@ -189,11 +204,11 @@ class Lanczos:
         self.steps[running] += 1
         self._previous = self._current
         self._current = W
-        for p in np.flatnonzero(running):
-            broken = betas[p] <= self._breakdown_threshold(int(p))
+        for p in map(int, np.flatnonzero(running)):
+            broken = betas[p] <= self._breakdown_threshold(p)
             self._ended[p] = broken or self.steps[p] == self.operator.dim
             W[p].div_(betas[p])
-        for p in np.flatnonzero(self._ended):
+        for p in map(int, np.flatnonzero(self._ended)):
             W[p].zero_()
 
     def _breakdown_threshold(self, p: int) -> float:

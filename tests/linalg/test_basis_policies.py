@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from spectra.errors import UsageError
 from spectra.linalg import BasisPolicy, Lanczos, SymmetricOperator, probe
+from spectra.linalg.space import DenseSpace
 from tests.linalg.dense import basis_of, diagonal, jacobi, outliers_and_bulk
 
 N, M, OUTLIERS = 4000, 80, 12
@@ -70,6 +71,39 @@ def test_reorthogonalization_is_what_keeps_the_vectors_orthogonal() -> None:
     op = diagonal(LAM, torch.float32)
     assert Lanczos(op, start, passes=0).extend(M).orthogonality_loss() > 0.5
     assert Lanczos(op, start, passes=2).extend(M).orthogonality_loss() < 2e-5
+
+
+class Counting(DenseSpace):
+    """Counts the passes over the basis."""
+
+    passes = 0
+
+    def gram(self, rows: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        self.passes += 1
+        return super().gram(rows, x)
+
+
+def test_one_pass_is_as_good_as_two_where_the_recurrence_holds() -> None:
+    space = Counting()
+    lanczos = Lanczos(diagonal(LAM, torch.float32), probe(N, seed=0), space=space).extend(M)
+    assert space.passes == M
+    twice = lanczos.orthogonality_loss()
+    Q = basis_of(lanczos).copy()
+    for j in range(1, M):  # a second pass over what was stored changes nothing that counts
+        Q[j] -= Q[:j].T @ (Q[:j] @ Q[j])
+    assert twice < 2e-5
+    assert np.abs(Q @ Q.T - np.eye(M)).max() > twice / 10
+
+
+def test_next_to_a_breakdown_a_second_pass_is_made() -> None:
+    """All but 1e-7 of the start lies in five eigenvectors: step 5 leaves mostly rounding."""
+    lam = np.linspace(-1, 1, 400)
+    start = torch.full((400,), 1e-8)
+    start[[0, 90, 200, 310, 399]] = 1.0
+    space = Counting()
+    run = Lanczos(diagonal(lam, torch.float32), start, space=space).extend(12)
+    assert 12 < space.passes < 24
+    assert run.orthogonality_loss() < 1e-6
 
 
 def test_half_precision_is_stored_scaled_so_that_no_entry_is_subnormal() -> None:
