@@ -76,6 +76,8 @@ def _needed(row: Mapping[str, Any], tol: float) -> list[str]:
     words = []
     if known(row.get("products_needed")):
         words.append(f"about {_round_up(row['products_needed']):,} products (--max_hvps)")
+    if known(row.get("probes_needed")):
+        words.append(f"about {_round_up(row['probes_needed']):,} probes (--num_probes)")
     if known(row.get("batches_needed")):
         words.append(f"about {_round_up(row['batches_needed']):,} batches (--num_batches)")
     return [f"  {_name(row)} to ±{tol:g}: {' and '.join(words)} would do"] if words else []

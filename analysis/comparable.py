@@ -13,6 +13,7 @@ s + f before masking. Two records whose ranges do not meet are not of the same t
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,6 +52,26 @@ def check_comparable(a: Spectrum, b: Spectrum) -> list[str]:
                 f"weights; {CURES[key]}."
             )
     return _structural(a.metadata, b.metadata) + _notes(a, b)
+
+
+def setting_of(one: Spectrum) -> dict[str, str]:
+    """Return, in words, what records that are to be subtracted have in common, bits apart."""
+    meta, identity = one.metadata, _identity(one)
+    checkpoint, data = section(meta, "checkpoint"), section(meta, "data")
+    names = identity["params"]
+    params = section(meta, "params").get("select")
+    digest = hashlib.sha256(repr(names).encode()).hexdigest()[:6]
+    a_bits = checkpoint.get("a_bits")
+    count = f"{sum(identity['tokens']):,} tokens in {len(identity['tokens'])} batches"
+    text = f"{data.get('source')}, seq_len {data.get('seq_len')}, {count}"
+    return {
+        "quantizer": str(checkpoint.get("quantizer")),
+        "a_bits": f"{float(a_bits):g}" if known(a_bits) else "16",
+        "params": f"{params} ({identity['dim']} of them, {digest})",
+        "reduce": str(identity["reduce"]),
+        "curvature": str(identity["curvature"]),
+        "data": f"{text} ({str(identity['data.sha256'])[:6]})",
+    }
 
 
 def _check_alone(name: str, one: Spectrum) -> None:

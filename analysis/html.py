@@ -39,7 +39,8 @@ class Cell:
 
     Attributes:
         text: What is shown.
-        data: Attributes `data-…`, as {"record": path, "key": "summary.lambda_max.batches.value"}.
+        data: Attributes `data-…`, shown on pointing at the cell, as {"record": path,
+            "key": "summary.lambda_max.batches.value"}.
         css: Class.
     """
 
@@ -50,6 +51,8 @@ class Cell:
     def __str__(self) -> str:
         shown = html.escape(self.text)
         extra = "".join(f' data-{k}="{html.escape(v)}"' for k, v in self.data.items())
+        if self.data:
+            extra += f' title="{html.escape(", ".join(self.data.values()))}"'
         css = f' class="{self.css}"' if self.css else ""
         return f"<td{css}{extra}>{shown}</td>"
 

@@ -14,7 +14,7 @@ WINQ_LABEL = "reference procedure, not a bounded estimate"
 RESET, NOISE = 0.4, 1e-3  # the usual reset fraction and weight noise of WinQ
 
 # What a run found or cost, as against what was asked for.
-RESULTS = ("checks", "cost", "environment", "reference", "summary", "warnings")
+RESULTS = ("checks", "cost", "environment", "reference", "request", "summary", "warnings")
 
 
 def section(metadata: Mapping[str, Any], name: str) -> dict[str, Any]:

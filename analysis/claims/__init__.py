@@ -5,24 +5,51 @@ The rule is in `analysis.claims.rules`, and was written before looking.
 
 from __future__ import annotations
 
+import warnings
+
 import pandas as pd
 
 from analysis.claims.rules import SEEDS, VERDICTS, Claim
 from analysis.claims.spectra import claims_on_spectra
 from analysis.claims.table import claims_table, measured, quantity
 from analysis.claims.training import claims_on_training
+from analysis.load import RecordWarning
 
-__all__ = ["SEEDS", "VERDICTS", "Claim", "claims", "claims_table", "measured", "quantity"]
+__all__ = [
+    "SEEDS",
+    "VERDICTS",
+    "Claim",
+    "claims",
+    "claims_table",
+    "collect",
+    "measured",
+    "quantity",
+]
 
 
 def claims(records: pd.DataFrame | None, training: pd.DataFrame | None = None) -> list[Claim]:
     """Return the claims of WinQ (arXiv 2605.17471) as far as the runs speak to them.
 
+    Warns of records that cannot be used.
+
     Args:
         records: Rows of `analysis.load`.
         training: Rows of `analysis.load_training`.
     """
-    found = [] if records is None else claims_on_spectra(records)
-    if training is not None and {"eval_loss", "w_bits", "method"} <= set(training.columns):
-        found += claims_on_training(training)
+    found, notes = collect(records, training)
+    for note in notes:
+        warnings.warn(note, RecordWarning, stacklevel=2)
     return found
+
+
+def collect(
+    records: pd.DataFrame | None, training: pd.DataFrame | None = None
+) -> tuple[list[Claim], list[str]]:
+    """Return the claims, and which records were left out and why."""
+    found: list[Claim] = []
+    notes: list[str] = []
+    if records is not None:
+        found, notes = claims_on_spectra(records)
+    if training is not None:
+        found += claims_on_training(training)
+    return found, notes

@@ -15,7 +15,8 @@ that the steps do not resolve) are not resolved by the same rule.
 *On training.* For each seed one number (a difference of held-out losses, a ratio of steps);
 Student's t over the seeds gives its mean a 95 % interval. Reproduced if the interval lies on the
 claimed side, contradicted if on the other, else not resolved. A run that never reaches the
-baseline's loss counts as a ratio below 1, by the bound it gives.
+baseline's loss has no ratio, and leaving it out would flatter: contradicted if none reaches it,
+not resolved if some do.
 
 Nothing here is corrected for the number of claims and widths looked at.
 """
@@ -43,10 +44,14 @@ class Claim:
         paper: The paper's figure, where one is known.
         w_bits: Bits of the weights; None where widths are compared.
         quantity: What was measured.
-        values: For each seed: value, lower and upper end.
+        values: For each seed: value, lower and upper end; the three agree where a seed gives a
+            number alone, and are −∞ where a loss is never reached.
         seeds: The seeds, in that order.
+        mean: Mean over the seeds and its interval; None on spectra, and below three seeds.
         side: +1 if the claim says the quantity is positive, −1 negative.
         verdict: One of VERDICTS.
+        setting: What tells these runs from others that were looked at, empty if nothing does.
+        notes: What a reader must know: seeds left out, another method standing in.
         sources: Records and logs that the numbers are from.
     """
 
@@ -58,7 +63,10 @@ class Claim:
     values: tuple[tuple[float, float, float], ...] = ()
     seeds: tuple[int, ...] = ()
     side: int = 1
+    mean: tuple[float, float, float] | None = None
     verdict: str = "not measured"
+    setting: str = ""
+    notes: tuple[str, ...] = ()
     sources: tuple[str, ...] = field(default=(), repr=False)
 
     @property
@@ -71,8 +79,13 @@ class Claim:
         for side, word in ((1, "holds"), (-1, "fails"), (0, "not resolved")):
             count = sides.count(side)
             if count:
-                words.append(f"{word} for {count} of {len(sides)} seeds")
+                words.append(f"{word} for {count} of {counted(len(sides))}")
         return ", ".join(words)
+
+
+def counted(number: int, what: str = "seed") -> str:
+    """Return "1 seed", "3 seeds"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def verdict_of_spectra(values: Sequence[tuple[float, float, float]], side: int) -> str:
@@ -88,11 +101,14 @@ def verdict_of_spectra(values: Sequence[tuple[float, float, float]], side: int) 
 
 
 def verdict_of_training(values: Sequence[float], side: int) -> str:
-    """Return the verdict of one number a seed, by the rule of the module's docstring."""
+    """Return the verdict of one number a seed, −∞ for never, by the rule of the docstring."""
     if not values:
         return "not measured"
     if len(values) < SEEDS:
         return "withheld"
+    never = sum(math.isinf(value) for value in values)
+    if never:
+        return "contradicted" if never == len(values) else "not resolved"
     where = side_of(student(values)) * side
     return {1: "reproduced", -1: "contradicted"}.get(where, "not resolved")
 

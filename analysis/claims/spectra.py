@@ -4,38 +4,43 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import pandas as pd
 
+from analysis.claims.facts import Fact, groups
 from analysis.claims.rules import Claim, variant, verdict_of_spectra
-from analysis.labels import RESET, known, method_of, section
+from analysis.comparable import check_comparable
+from analysis.labels import RESET
 from analysis.load import spectrum
+from spectra.errors import UsageError
 from spectra.quadrature.difference import differences
-from spectra.record.spectrum import Spectrum
+
+ONLY_MASK = (
+    "with frozen scales a reset moves weights within their cells, so that nothing but the clip "
+    "mask can change here"
+)
 
 
-@dataclass(frozen=True)
-class Fact:
-    """A record with what decides where it belongs."""
-
-    path: str
-    spectrum: Spectrum
-    bits: float | None
-    method: str
-    seed: int
-    step: int
-    surface: str
-    toward: float | None
-
-
-def claims_on_spectra(records: pd.DataFrame) -> list[Claim]:
-    """Return the claims that rows of `analysis.load` speak to."""
-    facts = _facts(records)
+def claims_on_spectra(records: pd.DataFrame) -> tuple[list[Claim], list[str]]:
+    """Return the claims that rows of `analysis.load` speak to, and what was left out and why."""
     found: list[Claim] = []
-    widths = sorted({fact.bits for fact in facts if fact.bits is not None})
+    parts, notes = groups(records)
+    for number, group in enumerate(parts):
+        mine = _claims(list(group.facts))
+        found += [
+            replace(claim, setting=group.words)
+            for claim in mine
+            if number == 0 or claim.verdict != "not measured"
+        ]
+    return found, notes
+
+
+def _claims(facts: list[Fact]) -> list[Claim]:
+    found: list[Claim] = []
+    widths = sorted({fact.bits for fact in facts})
     for bits in widths:
         mine = [fact for fact in facts if fact.bits == bits]
         found.append(_saddle(mine, bits))
@@ -43,32 +48,6 @@ def claims_on_spectra(records: pd.DataFrame) -> list[Claim]:
         found += _reset(mine, bits)
         found += _methods(mine, bits)
     return found + _across_widths(facts, widths)
-
-
-def _facts(records: pd.DataFrame) -> list[Fact]:
-    found = []
-    for _, row in records.iterrows():
-        one = spectrum(row)
-        checkpoint = section(one.metadata, "checkpoint")
-        if not one.finished or not one.measure.spherical or not known(checkpoint.get("w_bits")):
-            continue
-        recipe = section(section(checkpoint, "quantization"), "recipe")
-        point = section(one.metadata, "point")
-        if known(point.get("noisy_weights")) or known(point.get("proximal")):
-            continue
-        found.append(
-            Fact(
-                path=str(row["path"]),
-                spectrum=one,
-                bits=float(checkpoint["w_bits"]),
-                method=method_of(one.metadata),
-                seed=int(recipe.get("seed", 0)),
-                step=int(checkpoint.get("step") or 0),
-                surface=str(one.metadata.get("surface")),
-                toward=point.get("toward_grid"),
-            )
-        )
-    return found
 
 
 def _series(facts: Iterable[Fact], method: str) -> dict[int, list[Fact]]:
@@ -91,10 +70,14 @@ def _differences(a: str, b: str) -> dict[str, tuple[float, float, float]]:
 def _compared(pairs: dict[int, tuple[Fact, Fact]], quantity: str, side: int, **claim: Any) -> Claim:
     """Return the claim that B − A of a quantity lies on a side, for each seed's pair (A, B)."""
     values, seeds, sources = [], [], []
+    notes = list(claim.pop("notes", ()))
     for seed, (a, b) in pairs.items():
-        if a.spectrum.measure.dim != b.spectrum.measure.dim:
+        try:
+            check_comparable(a.spectrum, b.spectrum)
+            found = _differences(a.path, b.path).get(quantity)
+        except UsageError as error:
+            notes.append(f"seed {seed} left out: {a.path} against {b.path}: {error}")
             continue
-        found = _differences(a.path, b.path).get(quantity)
         if found is not None and not all(math.isnan(x) for x in found):
             values.append(found)
             seeds.append(seed)
@@ -106,6 +89,7 @@ def _compared(pairs: dict[int, tuple[Fact, Fact]], quantity: str, side: int, **c
         values=tuple(values),
         seeds=tuple(seeds),
         verdict=verdict_of_spectra(values, side),
+        notes=tuple(notes),
         sources=tuple(sources),
     )
 
@@ -191,6 +175,7 @@ def _reset(facts: list[Fact], bits: float) -> list[Claim]:
                     f"(surface {surface}, scales frozen)",
                     paper="max |λ| +84 % at 0.4, 2 bits",
                     w_bits=bits,
+                    notes=(ONLY_MASK,) if surface == "ste" else (),
                 )
             )
     return found
@@ -211,6 +196,7 @@ def _methods(facts: list[Fact], bits: float) -> list[Claim]:
             if seed in other and base[seed][-1].step == other[seed][-1].step
         }
         quantity = "near_zero_resolved" if key == "winq_near_zero" else "rms_eigenvalue"
+        stand_in = variant([fact.method for fact in facts], method)
         if pairs:
             found.append(
                 _compared(
@@ -221,6 +207,7 @@ def _methods(facts: list[Fact], bits: float) -> list[Claim]:
                     statement=f"{statement} (last step)",
                     paper=paper,
                     w_bits=bits,
+                    notes=() if stand_in == method else (f"measured on {stand_in}",),
                 )
             )
     return found

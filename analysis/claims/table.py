@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import pandas as pd
@@ -26,11 +27,13 @@ def claims_table(found: Iterable[Claim]) -> pd.DataFrame:
         {
             "claim": claim.statement,
             "bits": "" if claim.w_bits is None else f"{claim.w_bits:g}",
+            "setting": claim.setting,
             "quantity": quantity(claim),
             "measured": measured(claim),
             "paper": claim.paper,
             "these runs": claim.here,
             "verdict": claim.verdict,
+            "notes": "; ".join(claim.notes),
         }
         for claim in found
     ]
@@ -38,11 +41,17 @@ def claims_table(found: Iterable[Claim]) -> pd.DataFrame:
 
 
 def measured(claim: Claim) -> str:
-    """Return the measured values with their intervals, one a seed."""
-    return "; ".join(
-        f"{_digits(value)} [{_digits(lower)}, {_digits(upper)}]"
-        for value, lower, upper in claim.values
-    )
+    """Return the measured values with their intervals, one a seed, and their mean where known."""
+    seeds = "; ".join(_one(value) for value in claim.values)
+    return seeds if claim.mean is None else f"{_one(claim.mean)}, mean of {seeds}"
+
+
+def _one(value: tuple[float, float, float]) -> str:
+    middle, lower, upper = value
+    if math.isinf(middle):
+        return "never"
+    shown = _digits(middle)
+    return shown if lower == middle == upper else f"{shown} [{_digits(lower)}, {_digits(upper)}]"
 
 
 def _digits(x: float) -> str:

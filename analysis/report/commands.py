@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
-from pathlib import Path
+import warnings
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from analysis import html
 from analysis.labels import known, section
+from analysis.load import RecordWarning
 from spectra.record.spectrum import Spectrum
 
 STUDY = "study.json"
@@ -16,41 +18,74 @@ STUDY = "study.json"
 
 def study_of(root: Path) -> dict[str, Any]:
     """Return the settings of the study whose results are below `root`; empty if there is none."""
-    try:
-        content = json.loads((root / STUDY).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    path = root / STUDY
+    if not path.exists():
         return {}
-    return content if isinstance(content, dict) else {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        content = None
+    plain = (str, int, float, list, type(None))
+    if not isinstance(content, dict) or not all(isinstance(v, plain) for v in content.values()):
+        warnings.warn(
+            f"left out: {str(path)!r} is damaged; the settings of the study are not in the report.",
+            RecordWarning,
+            stacklevel=2,
+        )
+        return {}
+    return content
 
 
-def commands(root: Path, spectra: list[Spectrum]) -> list[str]:
-    """Return the section with the commands of the study and of each record."""
+def commands(root: Path, spectra: dict[str, Spectrum]) -> list[str]:
+    """Return the section with the commands of the study and of each record, by its place."""
     parts = []
     study = {k: v for k, v in study_of(root).items() if v is not None and k != "version"}
     if study:
-        words = ["spectra", "reproduce", "--output", root.name]
+        words = ["spectra", "reproduce", "--output", root.name or "results"]
         for key, value in study.items():
-            words += [f"--{key}", *(map(str, value) if isinstance(value, list) else [str(value)])]
+            values = value if isinstance(value, list) else [value]
+            words += [f"--{key}", *(f"{v:g}" if isinstance(v, float) else str(v) for v in values)]
         parts += [html.paragraph("The whole study:"), html.code(shlex.join(words))]
     if spectra:
-        lines = [estimate_command(one) for one in spectra]
+        lines = list(dict.fromkeys(estimate_command(one, place) for place, one in spectra.items()))
         parts += [html.paragraph("Each record by itself:"), html.code("\n".join(lines))]
     return parts
 
 
-def estimate_command(one: Spectrum) -> str:
-    """Return the command that estimates a record again."""
+def estimate_command(one: Spectrum, place: str) -> str:
+    """Return the command that estimates the record at `place` again, in a place of its own.
+
+    A record tells its request; of one that does not (made from Python, or by an earlier release)
+    the flags are read off its settings, as far as they go.
+    """
     meta = one.metadata
-    checkpoint, data = section(meta, "checkpoint"), section(meta, "data")
-    estimator, point = section(meta, "estimator"), section(meta, "point")
-    words = ["spectra", "estimate", "--ckpt", str(checkpoint.get("path"))]
+    request = section(meta, "request")
+    checkpoint, per = section(meta, "checkpoint"), section(meta, "params").get("per")
+    flags = dict(request) or _flags(meta)
+    words = ["spectra", "estimate", "--ckpt", str(flags.pop("ckpt", checkpoint.get("path")))]
+    if known(per):
+        flags["per"] = per
+        place = PurePosixPath(place).parent.as_posix()
+    for key, value in flags.items():
+        if value is True:
+            words.append(f"--{key}")
+        elif known(value) and value != "":
+            words += [f"--{key}", str(value)]
+    return shlex.join([*words, "--output", f"again/{place}"])
+
+
+def _flags(meta: dict[str, Any]) -> dict[str, Any]:
+    data, estimator, point = (section(meta, name) for name in ("data", "estimator", "point"))
     source = str(data.get("source", "")).partition(" (Python")[0]
     select = section(meta, "params").get("select")
-    flags = {
+    curvature = str(estimator.get("curvature") or "")
+    return {
         "data": source.replace("stdlib:heldout", "stdlib"),
         "params": ",".join(select) if isinstance(select, list) else select,
         "surface": meta.get("surface"),
+        "curvature": "ggn" if "auss" in curvature else None,
         "toward_grid": point.get("toward_grid"),
+        "rederive_scales": point.get("rederived_scales") or None,
         "noisy_weights": point.get("noisy_weights"),
         "proximal": point.get("proximal"),
         "reduce": meta.get("reduce"),
@@ -62,7 +97,3 @@ def estimate_command(one: Spectrum) -> str:
         "seed": estimator.get("seed"),
         "dtype": estimator.get("dtype"),
     }
-    for key, value in flags.items():
-        if known(value) and value != "":
-            words += [f"--{key}", str(value)]
-    return shlex.join(words)

@@ -70,7 +70,8 @@ def _record_figures(records: pd.DataFrame) -> list[Drawn]:
             runs = mine[mine["method"] == method].sort_values("step")
             figures.plot_density(runs, hue="step", ax=panel)
             panel.set_title(f"{bits_label(bits, None)}, {method}", loc="left", weight="bold")
-        caption = f"Eigenvalue density over the steps, {bits:g} bits, surface ste, first seed."
+        width = "1 bit" if bits == 1 else f"{bits:g} bits"
+        caption = f"Eigenvalue density over the steps, {width}, surface ste, first seed."
         used = [spectrum(row) for _, row in mine.iterrows()]
         found.append((f"density_w{bits:g}", caption, figure, used))
     every = [spectrum(row) for _, row in at_rest.iterrows()]

@@ -12,6 +12,7 @@ from analysis.claims import Claim, measured, quantity
 from analysis.labels import bits_label, known, point_label, section, step_label
 from analysis.load import spectrum, summary_of
 from analysis.report.commands import study_of
+from analysis.report.paths import shorter
 from analysis.tables import SIGN, number_interval, share_interval
 from spectra.record.spectrum import Spectrum
 
@@ -45,7 +46,8 @@ def what_was_run(root: Path, spectra: list[Spectrum], training: pd.DataFrame | N
     study = study_of(root)
     for key, value in study.items():
         if value is not None and key != "version":
-            shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            listed = value if isinstance(value, list) else [value]
+            shown = ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in listed)
             rows.append((key, shown))
     if training is not None:
         rows.append(("training runs", str(training["path"].nunique())))
@@ -62,16 +64,18 @@ def what_was_run(root: Path, spectra: list[Spectrum], training: pd.DataFrame | N
     return [html.table(("setting", "value"), rows)]
 
 
-def claims_section(found: list[Claim]) -> list[str]:
-    """Return the table of claims and its note."""
+def claims_section(root: Path, found: list[Claim], left_out: list[str]) -> list[str]:
+    """Return the table of claims and its notes."""
+    left = [html.paragraph(note.replace(f"{root}/", ""), "small") for note in left_out]
     if not found:
-        return [html.paragraph("No claim of the paper can be looked at with these results.")]
+        text = "No claim of the paper can be looked at with these results."
+        return [html.paragraph(text), *left]
     rows = [
         (
             claim.statement,
-            "" if claim.w_bits is None else f"{claim.w_bits:g}",
+            ", ".join(filter(None, (_bits(claim.w_bits), claim.setting))),
             quantity(claim),
-            measured(claim),
+            html.Cell(measured(claim), {"sources": _sources(root, claim)}),
             claim.paper,
             claim.here,
             html.Cell(claim.verdict, css=f"verdict {CSS_OF.get(claim.verdict, 'unresolved')}"),
@@ -81,9 +85,20 @@ def claims_section(found: list[Claim]) -> list[str]:
     head = ("claim", "bits", "quantity", "measured [95 %]", "paper", "these runs", "verdict")
     note = (
         "Claims of WinQ (arXiv 2605.17471). Differences are later minus earlier step, WinQ minus "
-        "baseline, moved minus unmoved, fewer bits minus more."
+        "baseline, moved minus unmoved, fewer bits minus more. Withheld: fewer than three seeds. "
+        "Point at what was measured to see the records and runs it is from."
     )
-    return [html.table(head, rows), html.paragraph(note, "small")]
+    remarks = {f"{c.statement}: {n}".replace(f"{root}/", ""): None for c in found for n in c.notes}
+    extra = [html.paragraph(text, "small") for text in remarks]
+    return [html.table(head, rows), html.paragraph(note, "small"), *extra, *left]
+
+
+def _bits(w_bits: float | None) -> str:
+    return "" if w_bits is None else f"{w_bits:g}"
+
+
+def _sources(root: Path, claim: Claim) -> str:
+    return ", ".join(dict.fromkeys(shorter(root, path) for path in claim.sources))
 
 
 def training_table(training: pd.DataFrame | None) -> str:
@@ -125,8 +140,7 @@ def records_section(root: Path, records: pd.DataFrame | None) -> list[str]:
     rows = []
     for _, row in records.iterrows():
         one = spectrum(row)
-        place = Path(str(row["path"]))
-        shown = place.relative_to(root).as_posix() if place.is_relative_to(root) else str(place)
+        shown = shorter(root, str(row["path"]))
         summary = summary_of(one)
         cells: list[str | html.Cell] = [
             shown,

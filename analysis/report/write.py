@@ -13,11 +13,12 @@ from pathlib import Path
 import pandas as pd
 
 from analysis import html
-from analysis.claims import Claim, claims, claims_table
+from analysis.claims import Claim, claims_table, collect
 from analysis.load import load, spectrum
 from analysis.report import sections
 from analysis.report.commands import commands
 from analysis.report.drawings import FIGURES, draw
+from analysis.report.paths import shorter
 from analysis.training import load_training
 from spectra.errors import RecordError, SpectraError
 from spectra.record.spectrum import Spectrum
@@ -35,17 +36,19 @@ def write_report(results: str | os.PathLike[str]) -> list[Path]:
     Raises:
         RecordError: If there is nothing to report on, or the files cannot be written.
     """
-    root = Path(results)
+    root = Path(results).resolve()
     records, training = _read(root)
     spectra = [] if records is None else [spectrum(row) for _, row in records.iterrows()]
-    found = claims(records, training)
+    found, notes = collect(records, training)
     try:
         (root / FIGURES).mkdir(exist_ok=True)
         (root / TABLES).mkdir(exist_ok=True)
         written = _tables(root, records, training, found)
         drawn = draw(root, records, training)
         path = root / REPORT
-        path.write_text(_page(root, records, spectra, training, found, drawn), encoding="utf-8")
+        path.write_text(
+            _page(root, records, spectra, training, (found, notes), drawn), encoding="utf-8"
+        )
     except OSError as error:
         raise RecordError(
             f"the report cannot be written below {str(root)!r}: {error.strerror}."
@@ -84,6 +87,8 @@ def _tables(
         ("claims", claims_table(found)),
     ):
         if frame is not None:
+            if "path" in frame:
+                frame = frame.assign(path=[shorter(root, path) for path in frame["path"]])
             path = root / TABLES / f"{name}.csv"
             frame.to_csv(path, index=False)
             written.append(path)
@@ -95,9 +100,11 @@ def _page(
     records: pd.DataFrame | None,
     spectra: list[Spectrum],
     training: pd.DataFrame | None,
-    found: list[Claim],
+    found: tuple[list[Claim], list[str]],
     drawn: list[tuple[Path, str]],
 ) -> str:
+    paths = [] if records is None else [shorter(root, path) for path in records["path"]]
+    places = dict(zip(paths, spectra, strict=True))
     contents = {
         "claims": "Claims",
         "figures": "Figures",
@@ -108,12 +115,12 @@ def _page(
         "repeat": "Commands",
     }
     parts = [
-        html.section("claims", contents["claims"], *sections.claims_section(found)),
+        html.section("claims", contents["claims"], *sections.claims_section(root, *found)),
         html.section("figures", contents["figures"], *(html.figure(p, text) for p, text in drawn)),
         html.section("training", contents["training"], sections.training_table(training)),
         html.section("run", contents["run"], *sections.what_was_run(root, spectra, training)),
         html.section("records", contents["records"], *sections.records_section(root, records)),
         html.section("method", contents["method"], *(html.paragraph(t) for t in sections.METHOD)),
-        html.section("repeat", contents["repeat"], *commands(root, spectra)),
+        html.section("repeat", contents["repeat"], *commands(root, places)),
     ]
     return html.page("Spectra of quantization-aware training", contents, parts)

@@ -29,6 +29,9 @@ probes buy almost nothing. Batches show how much the spectrum depends on the dat
 resolution: m steps cannot see details finer than about the spectral range times π/m near zero, and
 a near-zero mass that is not resolved is reported as the interval it is.
 
+An estimate that --tol asks for ends when it is reached or --max_hvps products are spent; the exit
+code is 0 either way, and `adaptive.stopped` in the record is "reached" or why not.
+
 Several checkpoints (--ckpt A B, --steps all, --per layer) make a record each; what fails is told at
 the end and the rest goes on. The same command with --resume finishes what is unfinished and skips
 what is done; a record made with other settings is refused by the name of what differs."""

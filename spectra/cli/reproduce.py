@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from spectra.cli.arguments import parse_values, say
 from spectra.errors import SpectraError
 from spectra.study import PRESETS, Study, conduct, study
+from spectra.study.plan import FILE
 
 DESCRIPTION = """\
 Trains every method at every width and seed, estimates the spectra of the checkpoints, and writes
@@ -61,9 +63,17 @@ def run(arguments: Sequence[str]) -> int:
     own = {name: values.pop(name) for name in ("preset", "output")}
     asked = study(own["preset"], {k: v for k, v in values.items() if v is not None})
     root = Path(own["output"])
-    outcome = conduct(asked, root, say=say)
+    try:
+        outcome = conduct(asked, root, say=say)
+    except KeyboardInterrupt:
+        if (root / FILE).exists():
+            command = shlex.join(["spectra", "reproduce", *arguments])
+            say(f"what is done is kept in {root}; go on with: {command}")
+        raise
     for name, why in outcome.failed.items():
-        say(f"failed: {name}: {why}")
+        count = outcome.without.get(name, 0)
+        records = f" ({count} of its records were not made)" if count else ""
+        say(f"failed: {name}: {why}{records}")
     try:
         report = _report(root)
     except SpectraError as error:

@@ -122,6 +122,10 @@ def _needed(
     if limit > 0 and resolution > share * limit:
         steps = resolving_steps(measure, goal.a, goal.b, resolution / share, limit)
         needed["products_needed"] = steps * measure.num_runs
+    elif target.scope == "batches" and random >= 2 * target.tol:  # half of the width for probes
+        runs = measure.num_runs * (random / target.tol) ** 2
+        needed["probes_needed"] = math.ceil(runs / measure.num_batches)
+        needed["products_needed"] = math.ceil(runs * measure.steps)
     if target.scope == "population":
         rest = 2 * target.tol - min(resolution, share * limit)
         if random > rest > 0:

@@ -19,6 +19,7 @@ from spectra.estimation import engine
 from spectra.estimation.output import open_output
 from spectra.estimation.request import (
     Request,
+    as_said,
     displaced,
     protocol_changes,
     resolve,
@@ -121,6 +122,7 @@ def _run(
     facts: dict[str, Any] | None = None,
 ) -> Spectrum:
     request, meta = opened.request, opened.checkpoint.meta
+    said = as_said(request) | ({"params": facts["select"]} if facts else {})
     operator = build_operator(request, opened.checkpoint, opened.batches)
     operator.point.notes += opened.notes
     description = Path(meta.path).name
@@ -135,6 +137,7 @@ def _run(
             "data": opened.batches.metadata(),
             "point": opened.displacement,
             "params": facts or {},
+            "request": said,
             "estimator": {
                 "protocol": request.protocol,
                 "protocol_changes": protocol_changes(request),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from spectra.curvature.surface import check_penalty
@@ -224,3 +224,15 @@ def what_to_read(request: Request) -> dict[str, Any]:
     """Return the arguments that `load_checkpoint` and `describe` share."""
     names = ("revision", "trust_remote_code", "quantizer", "w_bits", "a_bits", "kv_bits")
     return {name: getattr(request, name) for name in (*names, "initialize_scales")}
+
+
+def as_said(request: Request) -> dict[str, Any]:
+    """Return the fields that a request sets, for its record: with these the command is the same.
+
+    Where the record goes and how a run was gone on with are no part of what was asked.
+    """
+    return {
+        f.name: getattr(request, f.name)
+        for f in fields(Request)
+        if f.name not in ("output", "resume", "overwrite") and getattr(request, f.name) != f.default
+    }

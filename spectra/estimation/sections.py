@@ -58,6 +58,7 @@ def sections_of(
         "reduce": known.get("reduce"),
         "checkpoint": {},
         "data": {},
+        "request": {},
         "estimator": estimator,
         "checks": {},
         "cost": {"hvps": 0, "seconds": 0.0, "peak_bytes": 0},

@@ -132,6 +132,7 @@ def as_target(
             "tau": tau is not None,
             "negative_mass": negative_mass,
             "max_hvps": max_hvps is not None,
+            "scope": scope != "batches",
         }
         for name in (name for name, there in given.items() if there):
             raise UsageError(f"{name} belongs to an adaptive estimate; pass tol with it, as 0.02.")

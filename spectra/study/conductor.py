@@ -18,7 +18,8 @@ from spectra import record
 from spectra.errors import SpectraError
 from spectra.estimation import estimate
 from spectra.study.jobs import EstimateJob, Job, TrainJob, jobs
-from spectra.study.plan import Study, open_study
+from spectra.study.plan import Study, check_place, open_study
+from spectra.study.preflight import check_jobs
 from spectra.train import DEFAULTS, train
 from spectra.train.saving import SUMMARY
 
@@ -33,11 +34,13 @@ class Outcome:
     Attributes:
         done: Names of the jobs that are done.
         failed: Name of each job that failed, and why.
+        without: Number of records that could not be made of each run that failed.
         seconds: Wall time of the jobs that were run now, by kind.
     """
 
     done: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    without: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, list[float]] = field(default_factory=lambda: {"train": [], "estimate": []})
 
 
@@ -52,20 +55,24 @@ def conduct(asked: Study, root: Path, *, say: Say = log.info, progress: bool = T
 
     Raises:
         UsageError: If another study is in the directory.
+        SpectraError: If a job could not begin; nothing is written then.
     """
-    open_study(root, asked)
     todo = jobs(asked, root)
+    check_place(root, asked)
+    check_jobs(asked, [job for job in todo if not is_done(job)])
+    open_study(root, asked)
     outcome = Outcome()
     for number, job in enumerate(todo, start=1):
         if is_done(job):
             outcome.done.append(job.name)
             continue
-        left = _time_left(todo[number - 1 :], outcome)
-        say(f"[{number}/{len(todo)}] {kind(job)} {job.name}{left}")
+        if isinstance(job, EstimateJob) and job.run in outcome.failed:
+            outcome.without[job.run] = outcome.without.get(job.run, 0) + 1
+            continue
+        rest = _time_left(todo[number - 1 :], outcome)
+        say(f"[{number}/{len(todo)}] {kind(job)} {job.name}{rest}")
         started = time.monotonic()
         try:
-            if isinstance(job, EstimateJob) and job.run in outcome.failed:
-                raise SpectraError(f"its run {job.run} failed.")
             _run(job, asked, progress=progress)
         except SpectraError as error:
             outcome.failed[job.name] = str(error)

@@ -70,9 +70,9 @@ class Study:
     )
     spectra_methods: list[str] = field(
         default_factory=lambda: ["baseline", "winq"],
-        metadata={"help": "Methods with spectra."},
+        metadata={"help": "Methods with spectra, as far as they are trained."},
     )
-    spectra_seeds: int = _option(1, "Seeds with spectra, from the first on.")
+    spectra_seeds: int | None = _option(None, "Seeds with spectra, from the first on (all).")
     fractions: list[float] = field(
         default_factory=lambda: [0.0, 0.4],
         metadata={
@@ -96,7 +96,29 @@ class Study:
                 raise UsageError(f"{name}={values} names one twice.")
         for method in (*self.methods, *self.spectra_methods):
             method_settings(method, self)
-        for name, least in (("max_steps", 1), ("checkpoints", 2), ("num_batches", 1)):
+        if self.spectra_methods and not set(self.spectra_methods) & set(self.methods):
+            raise UsageError(
+                f"spectra_methods={', '.join(self.spectra_methods)} are not among "
+                f"methods={', '.join(self.methods)}, so that there would be no spectrum; add them, "
+                "or name others."
+            )
+        if min(self.seeds) < 0:
+            raise UsageError(f"seed={min(self.seeds)} is negative; pass seeds from 0 on.")
+        if self.spectra_seeds is not None and self.spectra_seeds < 1:
+            raise UsageError(
+                f"spectra_seeds={self.spectra_seeds} is too small; pass at least 1, or leave it "
+                "out for all."
+            )
+        if not self.learning_rate > 0:
+            raise UsageError(f"learning_rate={self.learning_rate} is not positive; pass e.g. 1e-3.")
+        least_of = {
+            "max_steps": 1,
+            "checkpoints": 2,
+            "num_batches": 1,
+            "batch_size": 1,
+            "seq_len": 2,
+        }
+        for name, least in least_of.items():
             if getattr(self, name) < least:
                 raise UsageError(
                     f"{name}={getattr(self, name)} is too small; pass at least {least}."
@@ -156,7 +178,6 @@ PRESETS: dict[str, Study] = {
         max_steps=1200,
         checkpoints=7,
         spectra_methods=list(METHODS),
-        spectra_seeds=3,
         fractions=[0.0, 0.2, 0.4, 0.6, 0.8, 1.0],
         surfaces=["ste", "quantized", "latent"],
         num_batches=5,
@@ -178,8 +199,8 @@ def study(preset: str, changes: Mapping[str, Any]) -> Study:
     return replace(PRESETS[preset], **dict(changes))
 
 
-def open_study(directory: Path, asked: Study) -> None:
-    """Write the study into `directory`, or see that the same one is there.
+def check_place(directory: Path, asked: Study) -> bool:
+    """Return whether the study is in `directory` already.
 
     Raises:
         UsageError: If another study is there, or other files.
@@ -196,16 +217,33 @@ def open_study(directory: Path, asked: Study) -> None:
                 f"{key}={getattr(asked, key)} is asked for; choose another --output, or repeat the "
                 "first command to go on."
             )
-        return
+        return True
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UsageError(
             f"output={str(directory)!r} holds other files; pass a new or an empty directory."
         )
-    directory.mkdir(parents=True, exist_ok=True)
+    return False
+
+
+def open_study(directory: Path, asked: Study) -> None:
+    """Write the study into `directory`, or see that the same one is there.
+
+    Raises:
+        UsageError: If another study is there, or other files, or it cannot be written.
+    """
+    if check_place(directory, asked):
+        return
+    path = directory / FILE
     text = json.dumps({"version": VERSION} | asdict(asked), indent=2) + "\n"
     partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise UsageError(
+            f"output={str(directory)!r} cannot be written: {error.strerror}; choose another."
+        ) from None
 
 
 def load_study(directory: Path) -> Study:
@@ -224,5 +262,5 @@ def load_study(directory: Path) -> Study:
         raise RecordError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
     except (ValueError, TypeError, KeyError, AttributeError, UsageError):
         raise RecordError(
-            f"{str(path)!r} is not a study of this release; choose another."
+            f"{str(path)!r} is not a study of this release; choose another --output."
         ) from None

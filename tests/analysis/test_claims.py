@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import torch
 
 import analysis
 from analysis.claims.rules import student, variant, verdict_of_spectra, verdict_of_training
-from analysis.claims.training import speedup
+from analysis.claims.training import log_speedup
 from analysis.labels import method_name
+from analysis.load import RecordWarning
 from spectra import record
 from spectra.linalg import SymmetricOperator
 from tests.analysis.study import write_spectrum
@@ -49,10 +51,19 @@ def test_verdicts_of_training_are_those_of_students_t() -> None:
 
 def test_speedup_interpolates_between_evaluations() -> None:
     base = pd.Series({0: 4.0, 100: 3.0})
-    assert speedup(base, pd.Series({0: 4.0, 50: 3.0, 100: 2.0})) == pytest.approx(2.0)
-    assert speedup(base, pd.Series({0: 4.0, 50: 3.5, 100: 2.5})) == pytest.approx(100 / 75)
-    never = speedup(base, pd.Series({0: 4.0, 50: 3.5, 100: 3.1}))
-    assert never == pytest.approx(100 / 150)
+    twice = log_speedup(base, pd.Series({0: 4.0, 50: 3.0, 100: 2.0}))
+    assert twice == pytest.approx(math.log(2.0))
+    between = log_speedup(base, pd.Series({0: 4.0, 50: 3.5, 100: 2.5}))
+    assert between == pytest.approx(math.log(100 / 75))
+    assert log_speedup(base, pd.Series({0: 4.0, 50: 3.5, 100: 3.1})) == -math.inf
+
+
+def test_a_seed_that_never_reaches_the_loss_is_not_left_out() -> None:
+    sooner, never = math.log(3.0), -math.inf
+    assert verdict_of_training([sooner] * 7 + [1.01 * sooner], 1) == "reproduced"
+    assert verdict_of_training([sooner] * 7 + [never], 1) == "not resolved"
+    assert verdict_of_training([never] * 3, 1) == "contradicted"
+    assert verdict_of_training([sooner, never], 1) == "withheld"
 
 
 @pytest.mark.parametrize(
@@ -123,7 +134,7 @@ def test_fewer_seeds_withhold_the_verdict_and_show_the_numbers(study: Path) -> N
     one = frame[frame["path"].str.contains("-0/|moved-0")]
     for claim in analysis.claims(one):
         assert claim.verdict == ("withheld" if claim.values else "not measured")
-    assert "holds for 1 of 1 seeds" in {c.here for c in analysis.claims(one)}
+    assert "holds for 1 of 1 seed" in {c.here for c in analysis.claims(one)}
 
 
 def test_a_positive_definite_end_is_no_saddle(tmp_path: Path) -> None:
@@ -154,7 +165,9 @@ def test_claims_about_training() -> None:
     assert found["winq_lower"].verdict == "reproduced"
     assert found["noise_lower"].verdict == "contradicted"
     assert found["winq_sooner"].verdict == "reproduced"
-    assert found["winq_lower"].values[0][0] == pytest.approx(-0.1)
+    assert [v[0] for v in found["winq_lower"].values] == pytest.approx([-0.1] * 3)
+    assert found["winq_lower"].here == "holds for 3 of 3 seeds"
+    assert found["winq_lower"].mean == pytest.approx((-0.1, -0.1, -0.1))
     table = analysis.claims_table(found.values())
     assert list(table["verdict"]) == [c.verdict for c in found.values()]
     assert "−0.1" in table["measured"][0]
@@ -164,3 +177,79 @@ def test_records_that_say_nothing_about_training_are_left_out(tmp_path: Path) ->
     write_spectrum(tmp_path / "float", matrix(1.0), method="baseline", seed=0, step=0, bits=None)
     assert analysis.claims(analysis.load(tmp_path)) == []
     assert record.exists(tmp_path / "float")
+
+
+def logs(**changes: Any) -> pd.DataFrame:
+    """Three seeds of baseline and WinQ, five evaluations each, WinQ lower throughout."""
+    rows = [
+        {
+            "path": f"{method}{seed}", "method": method, "seed": float(seed), "w_bits": 2.0,
+            "a_bits": 16.0, "quantizer": "paretoq", "step": step,
+            "eval_loss": 4.0 - 0.2 * step - (0.1 if method == "winq" else 0.0) + 0.001 * seed,
+        }
+        for seed in range(3) for method in ("baseline", "winq") for step in range(5)
+    ]  # fmt: skip
+    return pd.DataFrame(rows).assign(**changes)
+
+
+def test_runs_that_cannot_be_told_apart_or_end_elsewhere_are_left_out_and_named() -> None:
+    frame = logs()
+    second = frame[frame["path"] == "winq1"].assign(path="winq1-again", eval_loss=9.0)
+    found = {c.key: c for c in analysis.claims(None, pd.concat([frame, second]))}
+    assert found["winq_lower"].seeds == (0, 2)
+    assert found["winq_lower"].verdict == "withheld"
+    assert any("2 runs of winq" in note for note in found["winq_lower"].notes)
+    short = frame[(frame["path"] != "winq0") | (frame["step"] < 3)]
+    found = {c.key: c for c in analysis.claims(None, short)}
+    assert found["winq_lower"].seeds == (1, 2)
+    assert "step 4, the other at step 2" in found["winq_lower"].notes[0]
+
+
+def test_settings_are_not_mixed_in_training() -> None:
+    both = pd.concat([logs(), logs(a_bits=8.0, path=logs()["path"] + "-a8")])
+    found = [c for c in analysis.claims(None, both) if c.key == "winq_lower"]
+    assert [c.setting for c in found] == ["W2A8, paretoq", "W2A16, paretoq"]
+    assert [c.verdict for c in found] == ["reproduced"] * 2
+
+
+def test_logs_without_a_seed_say_nothing() -> None:
+    assert analysis.claims(None, logs().drop(columns="seed")) == []
+    assert analysis.claims(None, logs(seed=float("nan"))) == []
+
+
+def test_another_method_standing_in_is_named() -> None:
+    frame = logs()
+    frame["method"] = frame["method"].replace("winq", "winq-f0.8")
+    found = analysis.claims(None, frame)
+    assert all(c.notes[0] == "measured on winq-f0.8" for c in found)
+
+
+def test_records_of_other_data_or_parameters_are_never_subtracted(study: Path) -> None:
+    """Of the records on other data, WinQ alone is there: nothing to compare it with."""
+    for path in sorted(study.rglob("winq-*/step-*")):
+        one = record.load(path)
+        meta = one.metadata | {"data": one.metadata["data"] | {"sha256": "1"}}
+        record.save(dataclasses.replace(one, metadata=meta), path)
+    found = analysis.claims(analysis.load(study))
+    assert {c.key for c in found} & {"winq_magnitude", "winq_near_zero"} == set()
+    assert {c.setting[:4] for c in found} == {"data"}
+    magnitudes = [c for c in found if c.key == "magnitude_falls"]
+    assert [c.verdict for c in magnitudes] == ["reproduced"]
+
+
+def test_parts_of_a_model_are_left_out_and_counted(study: Path) -> None:
+    for path in sorted(study.rglob("winq-*/step-*")):
+        one = record.load(path)
+        meta = one.metadata | {"params": one.metadata["params"] | {"per": "layer", "layer": 0}}
+        record.save(dataclasses.replace(one, metadata=meta), path)
+    with pytest.warns(RecordWarning, match=r"6 records left out .* parts of a model"):
+        found = {c.key for c in analysis.claims(analysis.load(study))}
+    assert "saddle" in found
+    assert "winq_magnitude" not in found
+
+
+def test_of_two_records_of_one_checkpoint_the_better_is_used(study: Path) -> None:
+    write_spectrum(study / "again", matrix(7.0), method="baseline", seed=0, step=10, steps=5)
+    with pytest.warns(RecordWarning, match="again left out .* more products"):
+        found = {c.key: c for c in analysis.claims(analysis.load(study))}
+    assert found["magnitude_falls"].verdict == "reproduced"

@@ -112,6 +112,16 @@ def test_a_budget_is_kept_and_what_was_not_reached_is_said():
     assert row["products_needed"] > 150
 
 
+def test_where_probes_are_what_is_missing_their_number_is_told():
+    found = adaptive(Counted(pile()), tol=1e-4, tau=1.0, max_hvps=60)
+    (row,) = outcome(found)["functionals"]
+    assert row["probes"] > 2e-4
+    n = 2 * row["probes_needed"]  # on each of one operator: half of the width is left for probes
+    h = np.sqrt(np.log(2 / 0.05) / ((found.metadata["dim"] + 2) * n / 2))
+    assert 2 * h == pytest.approx(1e-4, rel=0.01)
+    assert row["products_needed"] >= row["probes_needed"]
+
+
 def test_intervals_hold_although_the_number_of_steps_was_chosen_by_looking():
     lam, seeds = pile(300), 40
     held, widths = 0, []
@@ -202,6 +212,7 @@ def test_the_whole_spectrum_is_the_end_of_a_run():
         ({"tau": 0.1}, "tau belongs to an adaptive estimate"),
         ({"max_hvps": 100}, "max_hvps belongs to an adaptive estimate"),
         ({"negative_mass": True}, "negative_mass belongs to an adaptive estimate"),
+        ({"scope": "population"}, "scope belongs to an adaptive estimate"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(asked, message):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import re
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +18,10 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import analysis
+from analysis.load import RecordWarning
 from spectra import record
 from spectra.cli.main import main
-from spectra.errors import RecordError, UsageError
+from spectra.errors import NumericalError, RecordError, SpectraError, UsageError
 from spectra.study import PRESETS, EstimateJob, Study, TrainJob, conduct, jobs, load_study, study
 from spectra.study import conductor as conduct_module
 from spectra.study.plan import method_settings
@@ -131,12 +134,55 @@ def test_a_place_with_other_files_is_refused(small: Study, tmp_path: Path) -> No
         conduct(small, tmp_path, progress=False)
 
 
-def test_a_failed_job_does_not_stop_the_rest(small: Study, tmp_path: Path) -> None:
-    broken = replace(small, bits=[2.0, 5.0], methods=["baseline"], fractions=[], checkpoints=2)
+def test_a_failed_job_does_not_stop_the_rest(
+    small: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = conduct_module.train
+
+    def failing(request: Any, arguments: Any) -> Any:
+        if request.w_bits == 4:
+            raise NumericalError("the gradient turned NaN.")
+        return whole(request, arguments)
+
+    monkeypatch.setattr(conduct_module, "train", failing)
+    broken = replace(small, bits=[2.0, 4.0], methods=["baseline"], fractions=[], checkpoints=2)
     outcome = conduct(broken, tmp_path / "broken", progress=False)
-    assert "w_bits=5" in outcome.failed["w5-baseline-seed0"]
+    assert outcome.failed == {"w4-baseline-seed0": "the gradient turned NaN."}
+    assert outcome.without == {"w4-baseline-seed0": 2}
     assert {"w2-baseline-seed0", "w2-baseline-seed0/step-4"} <= set(outcome.done)
-    assert "failed" in outcome.failed["w5-baseline-seed0/step-4"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"quantizer": "paretoc"}, "did you mean paretoq"),
+        ({"bits": [2.0, 7.0]}, "w_bits=7"),
+        ({"a_bits": 9}, "a_bits=9"),
+        ({"surfaces": ["ste", "latant"]}, "surfaces='latant' .* did you mean latent"),
+        ({"fractions": [2.0]}, "toward_grid=2"),
+        ({"lanczos_steps": 0}, "lanczos_steps=0"),
+        ({"spectrum_seq_len": 1}, "seq_len=1"),
+        ({"reset_fraction": 3.0}, "reset_fraction=3"),
+        ({"reset_every": 0}, "reset_every=0"),
+        ({"noise_std": -1.0}, "std"),
+        ({"model": "nope/nothing"}, "nope/nothing"),
+        ({"data": "nope.txt"}, "nope.txt"),
+        ({"eval_data": "nope.txt"}, "nope.txt"),
+        ({"eval_blocks": -1}, "eval_blocks=-1"),
+    ],
+)
+def test_what_no_job_could_begin_with_is_refused_before_anything_is_written(
+    small: Study, tmp_path: Path, changes: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(SpectraError, match=named):
+        conduct(replace(small, **changes), tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_place_that_cannot_be_written(small: Study, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot be written: Not a directory"):
+        conduct(small, tmp_path / "file" / "out", progress=False)
 
 
 def test_damaged_study_files(tmp_path: Path) -> None:
@@ -154,6 +200,11 @@ def test_damaged_study_files(tmp_path: Path) -> None:
         ({"max_steps": 0}, "max_steps=0"),
         ({"checkpoints": 1}, "checkpoints=1"),
         ({"max_steps": 10, "checkpoints": 4}, "a multiple of 3 steps"),
+        ({"seeds": [0, -1]}, "seed=-1 is negative"),
+        ({"spectra_seeds": 0}, "spectra_seeds=0"),
+        ({"spectra_methods": ["reset"]}, "spectra_methods=reset are not among"),
+        ({"learning_rate": -1.0}, "learning_rate=-1"),
+        ({"batch_size": 0}, "batch_size=0"),
     ],
 )
 def test_studies_that_cannot_be(changes: dict[str, Any], named: str) -> None:
@@ -191,7 +242,7 @@ def lookup(metadata: Any, key: str) -> Any:
 
 def test_every_number_of_the_report_is_found_in_a_record(finished: Path) -> None:
     page = (finished / "report.html").read_text()
-    cells = re.findall(r'data-record="([^"]+)" data-key="([^"]+)">([^<]*)<', page)
+    cells = re.findall(r'data-record="([^"]+)" data-key="([^"]+)" title="[^"]*">([^<]*)<', page)
     assert len(cells) == 9 * 5
     for name, key, shown in cells:
         meta = json.loads((finished / name / "spectrum.json").read_text())
@@ -226,6 +277,41 @@ def test_the_report_stands_alone(finished: Path) -> None:
         assert "--ckpt" in command
 
 
+def test_the_commands_of_a_report_repeat_its_records(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = html.unescape((finished / "report.html").read_text())
+    commands = [line for line in re.findall(r"spectra estimate [^\n<]*", page)]
+    assert len(commands) == len(list((finished / "spectra").rglob("spectrum.npz")))
+    moved = next(line for line in commands if "latent-toward-0.4" in line)
+    monkeypatch.chdir(tmp_path)
+    assert main([*shlex.split(moved)[1:], "--figure", "false"]) == 0
+    name = shlex.split(moved)[-1].removeprefix("again/")
+    one, again = record.load(finished / name), record.load(tmp_path / "again" / name)
+    np.testing.assert_array_equal(one.alphas, again.alphas)
+    assert one.metadata["request"] == again.metadata["request"]
+
+
+def test_a_report_does_not_depend_on_how_its_place_was_typed(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (finished / "report.html").read_bytes()
+    tables = [(finished / "tables" / name).read_bytes() for name in ("records.csv", "training.csv")]
+    monkeypatch.chdir(finished)
+    assert main(["report", "."]) == 0
+    assert (finished / "report.html").read_bytes() == before
+    again = [(finished / "tables" / name).read_bytes() for name in ("records.csv", "training.csv")]
+    assert again == tables
+
+
+def test_a_damaged_study_file_is_said_and_left_out(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "spectra", tmp_path / "spectra")
+    (tmp_path / "study.json").write_text('{"bits": {"a": 1}}')
+    with pytest.warns(RecordWarning, match="is damaged"):
+        analysis.write_report(tmp_path)
+    assert "The whole study" not in (tmp_path / "report.html").read_text()
+
+
 def test_reports_of_nothing(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="holds no record"):
         analysis.write_report(tmp_path)
@@ -247,3 +333,17 @@ def test_the_verb(
     assert "[1/4] train w2-baseline-seed0" in err
     assert math.isfinite(record.load(tmp_path / "out/spectra/w2-baseline-seed0/step-2").losses[0])
     shutil.rmtree(tmp_path / "out" / "runs" / "w2-baseline-seed0")
+
+
+def test_an_interrupted_study_says_how_to_go_on(
+    small: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(conduct_module, "train", interrupted)
+    place = str(tmp_path / "out")
+    flags = ["--model", small.model, "--data", small.data, "--seq_len", "8", "--eval_blocks", "4"]
+    assert main(["reproduce", "--output", place, *flags, "--spectrum_seq_len", "8"]) == 1
+    said = capsys.readouterr().err
+    assert f"kept in {place}; go on with: spectra reproduce --output {place}" in said

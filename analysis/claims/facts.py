@@ -1,0 +1,135 @@
+"""Records as facts about training: which may stand beside which, and which cannot be used.
+
+A claim subtracts records, so all it uses must be of one setting: data, parameters, average, kind of
+curvature, quantizer and activations. Records of several settings are several groups, each with its
+own claims. Spectra of parts of a model (--per) say nothing about the whole one and are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from analysis.comparable import setting_of
+from analysis.labels import is_reference, known, method_of, section
+from analysis.load import spectrum
+from spectra.record.spectrum import Spectrum
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A record with what decides where it belongs."""
+
+    path: str
+    spectrum: Spectrum
+    bits: float
+    method: str
+    seed: int
+    step: int
+    surface: str
+    toward: float | None
+    setting: tuple[tuple[str, str], ...]
+
+    @property
+    def place(self) -> tuple[Any, ...]:
+        """What two records of one group cannot have in common."""
+        return self.bits, self.method, self.seed, self.step, self.surface, self.toward
+
+
+@dataclass(frozen=True)
+class Group:
+    """Records of one setting; `words` tells it from the other groups."""
+
+    words: str
+    facts: tuple[Fact, ...]
+
+
+def groups(records: pd.DataFrame) -> tuple[list[Group], list[str]]:
+    """Return the groups of rows of `analysis.load`, largest first, and what was left out and why.
+
+    Records of unquantized checkpoints say nothing here and are left out without a word.
+    """
+    found: list[Fact] = []
+    left: dict[str, int] = {}
+    for _, row in records.iterrows():
+        one = spectrum(row)
+        if not known(section(one.metadata, "checkpoint").get("w_bits")):
+            continue
+        why = _unusable(one)
+        if why:
+            left[why] = left.get(why, 0) + 1
+        else:
+            found.append(_fact(str(row["path"]), one))
+    notes = [f"{_count(number)} left out of the claims: {why}" for why, number in left.items()]
+    kept, twice = _once(found)
+    settings: dict[tuple[tuple[str, str], ...], list[Fact]] = {}
+    for fact in kept:
+        settings.setdefault(fact.setting, []).append(fact)
+    ordered = sorted(settings.items(), key=lambda item: (-len(item[1]), item[1][0].path))
+    differing = _differing(settings)
+    return [
+        Group(", ".join(f"{k} {v}" for k, v in setting if k in differing), tuple(facts))
+        for setting, facts in ordered
+    ], notes + twice
+
+
+def _count(number: int) -> str:
+    return "1 record" if number == 1 else f"{number} records"
+
+
+def _unusable(one: Spectrum) -> str:
+    meta, point = one.metadata, section(one.metadata, "point")
+    if known(section(meta, "params").get("per")):
+        return "spectra of parts of a model (--per)"
+    if is_reference(meta):
+        return "the reference procedure, whose numbers have no error"
+    if not one.finished:
+        return "no finished probe"
+    if not one.measure.spherical:
+        return "probes that serve traces only"
+    if known(point.get("noisy_weights")) or known(point.get("proximal")):
+        return "evaluated at noisy weights or with a penalty"
+    return ""
+
+
+def _fact(path: str, one: Spectrum) -> Fact:
+    checkpoint = section(one.metadata, "checkpoint")
+    recipe = section(section(checkpoint, "quantization"), "recipe")
+    return Fact(
+        path=path,
+        spectrum=one,
+        bits=float(checkpoint["w_bits"]),
+        method=method_of(one.metadata),
+        seed=int(recipe.get("seed") or 0),
+        step=int(checkpoint.get("step") or 0),
+        surface=str(one.metadata.get("surface")),
+        toward=section(one.metadata, "point").get("toward_grid"),
+        setting=tuple(setting_of(one).items()),
+    )
+
+
+def _once(facts: Iterable[Fact]) -> tuple[list[Fact], list[str]]:
+    """Keep the record with most products of those that are of the same checkpoint and point."""
+    best: dict[tuple[Any, ...], Fact] = {}
+    notes = []
+    for fact in facts:
+        key = fact.place, fact.setting
+        other = best.get(key)
+        if other is None:
+            best[key] = fact
+            continue
+        more, fewer = sorted((other, fact), key=lambda f: -int(f.spectrum.steps.sum()))
+        best[key] = more
+        notes.append(f"{fewer.path} left out of the claims: {more.path} has more products")
+    return list(best.values()), notes
+
+
+def _differing(settings: Iterable[tuple[tuple[str, str], ...]]) -> set[str]:
+    values: dict[str, set[str]] = {}
+    for setting in settings:
+        for key, value in setting:
+            values.setdefault(key, set()).add(value)
+    return {key for key, seen in values.items() if len(seen) > 1}
