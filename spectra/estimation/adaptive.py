@@ -6,9 +6,9 @@ never made twice. After every sixteenth of its steps so far the band of each ask
 at, O(m) work on coefficients.
 
 *Memory.* How many steps a run will take is not known when it begins. The basis is kept for as many
-vectors as fit (`basis_steps` of the record); a run that needs more goes on from there without
-reorthogonalization (`spectra.linalg.Lanczos.forget`): its bounds stay valid, ghosts widen them, and
-what that costs is more steps, which the band shows.
+vectors as fit (`basis_steps` of the record); a run that needs more goes on from there with the
+converged ones of them alone (`spectra.linalg.Lanczos.condense`): its bounds stay valid, ghosts of
+what converges later widen them, and what that costs is more steps, which the band shows.
 
 *Resuming.* A record is written after every run. What a run is allowed, band and products, follows
 from the runs before it in the record, so going on after an interruption makes the record that an
@@ -189,8 +189,9 @@ class AdaptiveRunner(Runner):
         while lanczos.num_steps < steps and not lanczos.finished:
             if lanczos.num_steps == self.kept and lanczos.policy.where != "none":
                 self._orthogonality(lanczos)
-                lanczos.forget()
+                lanczos.condense()
             lanczos.extend(1, observe=sampler)
+            self.checks.condensed(lanczos)
             self.cost["hvps"] += 1
             bar.advance(1, lanczos.alphas[0], lanczos.betas[0])
             if lanczos.num_steps == ORTHOGONALITY_STEPS:

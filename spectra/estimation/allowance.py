@@ -54,7 +54,9 @@ class Allowance:
         size = self.radius(alphas, betas)
         dtype = DTYPES[self.store.metadata["estimator"]["vector_dtype"]]
         stored = self.policy.rounding(self._dim, alphas.size, dtype) * size
-        error = float(self.store.metadata["checks"].get("product_error") or 0.0) + stored
+        checks = self.store.metadata["checks"]
+        known = (checks.get(name) or 0.0 for name in ("product_error", "condensed_error"))
+        error = math.fsum(known) + stored
         return max(error, ROUNDING_UNITS * float(np.finfo(float).eps) * size)
 
     def goals(self, place: Place, delta: float, radius: float) -> list[Goal]:

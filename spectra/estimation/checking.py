@@ -144,6 +144,12 @@ class Checks:
         kept = lanczos.policy.where != "none"
         self.section["orthogonality_loss"] = lanczos.orthogonality_loss() if kept else None
 
+    def condensed(self, lanczos: Lanczos) -> None:
+        """Record the largest part of a product that a condensed basis took out."""
+        if lanczos.condensed_error is not None:
+            known = float(self.section.get("condensed_error") or 0.0)
+            self.section["condensed_error"] = max(known, lanczos.condensed_error)
+
     def after(self, operator: SymmetricOperator, sampler: VectorSampler) -> None:
         """Measure the product error on what the sampler kept."""
         self.section["product_error_vectors"] = 1 + len(sampler.vectors)

@@ -147,7 +147,8 @@ def run(
         room = getattr(operator, "dim_unmasked", room)
     if target is None:
         settings = _decided(_capped(settings, room), earlier)
-        plan = plan_memory(settings, operator.dim, operator.dtype, operator.device)
+        kept = None if earlier is None else earlier.metadata["estimator"].get("basis_steps")
+        plan = plan_memory(settings, operator.dim, operator.dtype, operator.device, kept)
     else:
         count = family.num_operators()
         settings = _decided(settled(settings, target, room, operator.dim, count), earlier)

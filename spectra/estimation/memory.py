@@ -8,9 +8,10 @@ graph, the vectors and a reserve:
     on the CPU device in the working type; none (half-precision storage is slow there: there is no
                mixed-type matrix product, and upcasting each use costs more than the products)
 
-Without a basis ghosts appear: the bounds stay valid and become wider, so more steps make up for it.
-An adaptive run does not know its number of steps: it keeps as many vectors as fit and goes on from
-there without.
+Where a basis of all steps does not fit, as many vectors are kept as do; from there on a run goes on
+with the converged Ritz vectors among them, and nothing more is stored
+(`spectra.linalg.Lanczos.condense`). So it is in an adaptive run, which does not know its number of
+steps. Without any basis ghosts appear: the bounds stay valid and become wider.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ from spectra.linalg import BasisPolicy
 
 WORK_VECTORS = 6  # current, previous, product, its flat result, and two held for the checks
 RESERVE = 0.85  # share of the free memory a plan may use
+CONDENSED = (
+    "a basis of {kept:,} vectors fits: steps beyond them are orthogonalized against those of its "
+    "Ritz vectors that have converged; bounds stay valid"
+)
 FEW_KEPT = 32  # vectors below which an adaptive run keeps no basis at all
 
 
@@ -72,9 +77,20 @@ def _container_limit() -> int | None:
 
 
 def plan_memory(
-    settings: SLQSettings, dim: int, operator_dtype: torch.dtype, device: torch.device
+    settings: SLQSettings,
+    dim: int,
+    operator_dtype: torch.dtype,
+    device: torch.device,
+    kept: int | None = None,
 ) -> MemoryPlan:
     """Decide where the basis lives; the model and its graph are taken to be loaded already.
+
+    Args:
+        settings: What is run.
+        dim: Length of a vector.
+        operator_dtype: That of the products.
+        device: Where they are made.
+        kept: How many vectors were kept in the part of the run that is done, if not all.
 
     Raises:
         OutOfMemoryError: If a policy that was asked for by name, or even the bare vectors, do not
@@ -94,18 +110,20 @@ def plan_memory(
             f"{free / 1e9:.1f} GB free on {device}; select fewer parameters with --params."
         )
 
+    stored = steps if kept is None else min(steps, kept)
+
     def need(policy: BasisPolicy) -> int:
-        return runs * policy.nbytes(dim, steps, dtype)
+        return runs * policy.nbytes(dim, stored, dtype)
 
     def planned(policy: BasisPolicy, note: str = "") -> MemoryPlan:
-        return MemoryPlan(policy, need(policy), vectors, free, note)
+        return MemoryPlan(policy, need(policy), vectors, free, note, kept)
 
     if settings.basis != "auto":
         policy = settings.policy(settings.basis)
         if policy.where == "device" and need(policy) > room:
-            fit = max(0, room // max(1, need(policy) // steps))
+            fit = max(0, room // max(1, need(policy) // stored))
             raise OutOfMemoryError(
-                f"a basis of {steps} vectors takes {need(policy) / 1e9:.1f} GB, "
+                f"a basis of {stored} vectors takes {need(policy) / 1e9:.1f} GB, "
                 f"{max(room, 0) / 1e9:.1f} GB are left on {device}; pass --basis none or host, or "
                 f"at most --lanczos_steps {fit}."
             )
@@ -121,11 +139,32 @@ def plan_memory(
         host = settings.policy("host")
         if need(host) <= RESERVE * available_bytes(torch.device("cpu")):
             return planned(host, f"a basis of {size} does not fit the device: kept on the host")
+    part = _part(settings, dim, dtype, device, room // runs, steps)
+    if part is not None:
+        policy, kept = part
+        bytes_kept = runs * policy.nbytes(dim, kept, dtype)
+        return MemoryPlan(policy, bytes_kept, vectors, free, CONDENSED.format(kept=kept), kept)
     return planned(
         BasisPolicy("none"),
         f"a basis of {size} does not fit the {room / 1e9:.1f} GB left: no reorthogonalization; "
         "bounds stay valid, outliers appear as several nodes",
     )
+
+
+def _part(
+    settings: SLQSettings,
+    dim: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    room: int,
+    steps: int,
+) -> tuple[BasisPolicy, int] | None:
+    """Return the policy of a basis that is kept in part, and how many vectors fit in `room`."""
+    policy = settings.policy("device")
+    if device.type == "cuda" and settings.basis_dtype == "auto":
+        policy = BasisPolicy("device", torch.float16)
+    kept = min(steps, room // policy.nbytes(dim, 1, dtype))
+    return (policy, kept) if kept >= min(FEW_KEPT, steps) else None
 
 
 def plan_basis(
@@ -171,11 +210,9 @@ def plan_basis(
         kept = kept if kept >= min(FEW_KEPT, most) else 0
     note = ""
     if kept < most:
-        note = (
-            f"a basis of {kept:,} vectors fits: steps beyond them are not reorthogonalized; bounds "
-            "stay valid, outliers appear as several nodes"
-        )
+        note = CONDENSED.format(kept=kept)
     if kept == 0:
         policy = BasisPolicy("none")
+        note = "no basis fits: bounds stay valid, outliers appear as several nodes"
     size = policy.nbytes(dim, kept, dtype)
     return MemoryPlan(policy, size, bare.vector_bytes, bare.available, note, kept)

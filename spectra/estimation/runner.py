@@ -123,11 +123,17 @@ class Runner:
         )
         del starts
         steps = self.store.alphas.shape[2]
-        lanczos.reserve(steps)
+        kept = steps if self.plan.kept is None else self.plan.kept
+        lanczos.reserve(min(kept, steps))
         sampler = self.checks.sampler(steps) if self.settings.check else None
         while lanczos.num_steps < steps and not lanczos.finished:
             before = int(lanczos.steps.sum())
+            if lanczos.num_steps == kept and lanczos.policy.where != "none":
+                if sampler is not None:
+                    self.checks.orthogonality(lanczos)
+                lanczos.condense()
             lanczos.extend(1, observe=sampler)
+            self.checks.condensed(lanczos)
             done = int(lanczos.steps.sum()) - before
             self.cost["hvps"] += done
             bar.advance(done, lanczos.alphas[0], lanczos.betas[0])
@@ -135,6 +141,7 @@ class Runner:
             count = int(lanczos.steps[row])
             self.store.put(batch, index, lanczos.alphas[row, :count], lanczos.betas[row, :count])
         if sampler is not None:
-            self.checks.orthogonality(lanczos)
+            if lanczos.condensed_error is None:
+                self.checks.orthogonality(lanczos)
             del lanczos  # its vectors would stand beside the float64 graph of the last check
             self.checks.after(operator, sampler)

@@ -27,6 +27,7 @@ def sections_of(
         "vector_dtype": _name(settings.working_dtype(operator.dtype)),
         "dtype": _name(operator.dtype),
         "basis_bytes": plan.basis_bytes,
+        "basis_steps": plan.kept,
         "curvature": known.get("kind"),
         "graph": known.get("graph"),
         "protocol": "spectra",

@@ -62,7 +62,7 @@ class Basis:
     def __init__(
         self, dim: int, policy: BasisPolicy, dtype: torch.dtype, device: torch.device
     ) -> None:
-        self.policy, self.dim, self.size = policy, dim, 0
+        self.policy, self.dim, self.size, self.condensed = policy, dim, 0, False
         self.work_dtype, self.work_device = dtype, device
         stored = policy.dtype or dtype
         self._scale = dim**0.5 if stored.itemsize < 4 else 1.0
@@ -86,7 +86,7 @@ class Basis:
 
     def append(self, vector: torch.Tensor) -> None:
         """Store one more unit vector."""
-        if self.policy.where == "none":
+        if self.policy.where == "none" or self.condensed:
             return
         if self.size == self._rows.shape[0]:
             self.reserve(max(8, self.size * 2))
@@ -146,6 +146,17 @@ class Basis:
             result[:, start : start + tile.shape[1]] = weights.T @ self._convert(tile)
             start += tile.shape[1]
         return result
+
+    def condense(self, coefficients: torch.Tensor) -> None:
+        """Replace the k stored vectors by Σ_j coefficients[j, :] ⊗ q_j, (k, r), r ≤ k, in place.
+
+        Nothing is added from here on (`append` does nothing): the rows stay these.
+        """
+        size, count = coefficients.shape
+        weights = coefficients.T.to(self.work_device, self.work_dtype)
+        for tile in self._rows[:size].split(max(1, TILE // size), dim=1):
+            tile[:count] = (weights @ self._convert(tile)).to(tile)
+        self.size, self.condensed = count, True
 
     def orthogonality_loss(self, count: int | None = None) -> float:
         """Return max |QᵀQ − I| over the first `count` stored vectors (default: all)."""

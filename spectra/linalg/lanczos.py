@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.linalg import eigh_tridiagonal
 
 from spectra.errors import NumericalError, UsageError
 from spectra.linalg.basis import Basis, BasisPolicy
@@ -40,6 +41,7 @@ from spectra.linalg.operator import SymmetricOperator
 from spectra.linalg.space import DenseSpace, VectorSpace
 
 BREAKDOWN = 4.0
+CONVERGED = 2e-6  # residual of a converged pair, relative to ‖T‖; in float64 √ε
 AGAIN = 0.1  # share of a vector along the basis above which one pass is not enough
 EPS64 = float(np.finfo(np.float64).eps)
 
@@ -53,6 +55,8 @@ class Lanczos:
         alphas: (P, m) float64, the diagonals so far; entries past `steps[p]` are 0.
         betas: (P, m) float64, off-diagonals; the last one of each run is its residual norm.
         steps: (P,) number of steps of each run; fewer than m after a breakdown.
+        condensed_error: Largest part of a product that a condensed basis has taken out; None where
+            the basis is whole.
     """
 
     def __init__(
@@ -105,6 +109,7 @@ class Lanczos:
         self.betas: NDArray[np.float64] = np.zeros((count, 0))
         self.steps: NDArray[np.int64] = np.zeros(count, dtype=np.int64)
         self._ended = np.zeros(count, dtype=bool)
+        self.condensed_error: float | None = None
 
     @property
     def num_steps(self) -> int:
@@ -137,19 +142,29 @@ class Lanczos:
         for basis in self._bases:
             basis.reserve(min(steps, self.operator.dim))
 
-    def forget(self) -> None:
-        """Drop the basis and go on without reorthogonalization, from here on.
+    def condense(self) -> None:
+        """Keep of the basis only the converged Ritz vectors, and go on with these.
 
-        Every step so far and to come satisfies the three-term recurrence to rounding, which is all
-        that bounds of the distribution function rest on; ghosts appear from here on. Keeping a part
-        of the basis would not: components along it would be taken out of ghosts, and T would miss
-        them.
+        Orthogonality is lost toward converged Ritz vectors and nowhere else (Paige 1980), so that
+        taking these out of every further vector is what keeps their ghosts away (Parlett & Scott,
+        The Lanczos algorithm with selective orthogonalization, 1979). In exact arithmetic nothing
+        is taken out: all later vectors are orthogonal to the whole basis, hence to any vectors
+        made of it. Vectors that converge later have ghosts: bounds stay valid and are wider. What
+        is taken out of a product all the same is an error of it; its norm is told in
+        `condensed_error`, and kept small by the demand that a pair (θ, x) is converged only if
+        ‖Hx − θx‖ = β_m |s_m| is below `CONVERGED` ‖T‖.
         """
-        self.policy = BasisPolicy("none", self.policy.dtype)
-        self._bases = [
-            Basis(self.operator.dim, self.policy, self.vector_dtype, self.operator.device)
-            for _ in self._bases
-        ]
+        tolerance = min(CONVERGED, float(torch.finfo(self.vector_dtype).eps) ** 0.5)
+        for p, basis in enumerate(self._bases):
+            m = min(int(self.steps[p]), basis.size)
+            if m == 0:
+                continue
+            theta, vectors = eigh_tridiagonal(self.alphas[p, :m], self.betas[p, : m - 1])
+            residuals = self.betas[p, m - 1] * np.abs(vectors[-1])
+            converged = residuals <= tolerance * np.abs(theta).max()
+            chosen = np.ascontiguousarray(vectors[:, converged])
+            basis.condense(torch.from_numpy(chosen))
+        self.condensed_error = 0.0
 
     def _step(self, observe: Observer | None) -> None:
         index = self.num_steps
@@ -168,6 +183,8 @@ class Lanczos:
             basis.append(q)
             scalars += [alpha, *self._pass(p, w, self.passes > 0)]
         values = torch.stack(scalars).view(-1, 3).cpu().numpy()  # the step's one synchronization
+        if self.condensed_error is not None:
+            self.condensed_error = max(self.condensed_error, float(values[:, 2].max()))
         if self.passes > 1:
             much = (values[:, 2] > AGAIN * values[:, 1]) & ~self._ended
             for p in map(int, np.flatnonzero(much)):
@@ -218,14 +235,14 @@ class Lanczos:
     def orthogonality_loss(self) -> float:
         """Return max |QᵀQ − I| over the stored bases; NaN where none is kept."""
         losses = [
-            basis.orthogonality_loss(int(steps))
+            basis.orthogonality_loss(None if basis.condensed else int(steps))
             for basis, steps in zip(self._bases, self.steps, strict=True)
         ]
         return max(losses)
 
     def ritz_vectors(self, coefficients: NDArray[np.float64], p: int = 0) -> torch.Tensor:
         """Return Q·coefficients as rows (r, n), for coefficients (steps, r) of run `p`."""
-        if self.policy.where == "none":
+        if self.policy.where == "none" or self.condensed_error is not None:
             raise UsageError("Ritz vectors need the basis; run with basis='device' or 'host'.")
         return self._bases[p].combine(torch.from_numpy(np.ascontiguousarray(coefficients)))
 
@@ -239,6 +256,7 @@ class Lanczos:
             "current": self._current.cpu().clone(),
             "previous": self._previous.cpu().clone(),
             "bases": [basis.rows().cpu().clone() for basis in self._bases],
+            "condensed_error": self.condensed_error,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -255,7 +273,9 @@ class Lanczos:
         stored = [rows.shape[0] for rows in state["bases"]]
         keeps = self.policy.where != "none"
         dtypes = {rows.dtype for rows in state["bases"]} - {self._bases[0].rows().dtype}
-        if dtypes or any(n != (state["alphas"].shape[1] if keeps else 0) for n in stored):
+        condensed = state["condensed_error"]
+        expected = state["alphas"].shape[1] if keeps else 0
+        if dtypes or (condensed is None and any(n != expected for n in stored)):
             raise UsageError(
                 f"the saved state was run with another basis policy than "
                 f"{self.policy.describe()!r}; continue with the same one."
@@ -264,5 +284,7 @@ class Lanczos:
         self.steps, self._ended = state["steps"].numpy().copy(), state["ended"].numpy().copy()
         self._current = state["current"].to(self._current, copy=True)
         self._previous = state["previous"].to(self._previous, copy=True)
+        self.condensed_error = condensed
         for basis, rows in zip(self._bases, state["bases"], strict=True):
             basis.load(rows)
+            basis.condensed = condensed is not None

@@ -58,7 +58,8 @@ class Spectrum:
             dim=dim,
             dim_unmasked=probe_dim(self.metadata),
             product_error=float(checks.get("product_error") or 0.0)
-            + float(checks.get("basis_rounding") or 0.0),
+            + float(checks.get("basis_rounding") or 0.0)
+            + float(checks.get("condensed_error") or 0.0),
             spherical=estimator.get("probe_kind", "sphere") == "sphere",
         )
 

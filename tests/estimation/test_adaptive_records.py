@@ -14,7 +14,6 @@ from analysis.adaptive import adaptive_lines
 from spectra.cli.main import main
 from spectra.errors import RecordError, UsageError
 from spectra.estimation import SLQSettings, engine, memory
-from spectra.linalg import BasisPolicy, Lanczos, probe
 from tests.estimation.test_adaptive import Counted, outcome, pile, within
 
 SIZES = {"seq_len": 16, "num_batches": 3, "dtype": "float64"}
@@ -183,19 +182,6 @@ def test_beyond_the_memory_bounds_stay_valid_and_more_steps_make_up(dtype):
     spent = [outcome(found)["products"] for found in (kept, cut, none)]
     assert spent[0] <= spent[1] <= 1.2 * spent[2]
     assert np.array_equal(cut.alphas[0, 0, :40], kept.alphas[0, 0, :40])
-
-
-def test_forgetting_the_basis_leaves_the_recurrence_as_it_is():
-    lam = pile(300)
-    start = probe(300, seed=1, dtype=torch.float64)
-    forgetful = Lanczos(Counted(lam), start).extend(20)
-    forgetful.forget()
-    forgetful.extend(5)
-    full = Lanczos(Counted(lam), start).extend(25)
-    assert np.allclose(forgetful.alphas, full.alphas, atol=1e-8)
-    assert forgetful.policy == BasisPolicy("none")
-    with pytest.raises(UsageError, match="need the basis"):
-        forgetful.ritz_vectors(np.eye(25))
 
 
 def test_the_terminal_says_asked_reached_and_why(checkpoint, tokens, tmp_path, capsys):

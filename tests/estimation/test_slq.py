@@ -100,6 +100,21 @@ def test_memory_plan_tells_what_fits():
         spectra.slq(operator(values), lanczos_steps=100, max_memory=1000)
 
 
+def test_what_fits_of_a_basis_is_kept_and_then_condensed():
+    values = diagonal()
+    room = int((6 + 40.5) * 8 * values.numel() / 0.85)
+    found = spectra.slq(operator(values), lanczos_steps=100, max_memory=room)
+    whole = spectra.slq(operator(values), lanczos_steps=100)
+    assert found.metadata["estimator"]["basis_steps"] == 40
+    assert whole.metadata["estimator"]["basis_steps"] is None
+    assert any("a basis of 40 vectors fits" in note for note in found.metadata["notes"])
+    assert found.metadata["checks"]["condensed_error"] < 1e-6
+    np.testing.assert_array_equal(found.alphas[0, 0, :40], whole.alphas[0, 0, :40])
+    low, high = found.extremes()
+    assert low.lower <= float(values.min()) <= low.upper
+    assert high.lower <= float(values.max()) <= high.upper
+
+
 def test_rademacher_serves_traces_and_refuses_masses():
     found = spectra.slq(operator(diagonal()), lanczos_steps=20, probe_kind="rademacher")
     assert found.moment(1).value == pytest.approx(float(diagonal().mean()), abs=1e-10)

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from spectra.errors import UsageError
 from spectra.linalg import BasisPolicy, Lanczos, SymmetricOperator, probe
 from spectra.linalg.space import DenseSpace
+from spectra.quadrature import sharp_bounds
 from tests.linalg.dense import basis_of, diagonal, jacobi, outliers_and_bulk
 
 N, M, OUTLIERS = 4000, 80, 12
@@ -104,6 +105,54 @@ def test_next_to_a_breakdown_a_second_pass_is_made() -> None:
     run = Lanczos(diagonal(lam, torch.float32), start, space=space).extend(12)
     assert 12 < space.passes < 24
     assert run.orthogonality_loss() < 1e-6
+
+
+def band(lanczos: Lanczos, tau: float) -> float:
+    low, high = sharp_bounds(lanczos.alphas[0], lanczos.betas[0], np.array([-tau, tau]))
+    return float((high[1] - low[0]) - max(low[1] - high[0], 0.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_converged_ritz_vectors_do_the_work_of_the_whole_basis(dtype: torch.dtype) -> None:
+    start, op = probe(N, seed=0, dtype=dtype), diagonal(LAM, dtype)
+    whole = Lanczos(op, start).extend(4 * M)
+    part = Lanczos(op, start).extend(M)
+    part.condense()
+    stored = part._bases[0].size
+    assert OUTLIERS <= stored < M // 2
+    part.extend(3 * M)
+    assert part._bases[0].size == stored
+    none = Lanczos(op, start, basis=BasisPolicy("none")).extend(4 * M)
+    assert count_outliers(part) == count_outliers(whole) == OUTLIERS < count_outliers(none)
+    tau = float(np.quantile(np.abs(LAM), 0.5))
+    assert band(part, tau) < 1.3 * band(whole, tau)
+    assert band(part, tau) < 0.5 * band(none, tau)
+    np.testing.assert_array_equal(part.alphas[0, :M], whole.alphas[0, :M])
+    assert part.condensed_error < 1e-5 * LAM[-1]
+    assert part.orthogonality_loss() < 1e-5
+    with pytest.raises(UsageError, match="need the basis"):
+        part.ritz_vectors(np.eye(4 * M))
+
+
+def test_a_condensed_run_goes_on_from_its_state() -> None:
+    start, op = probe(N, seed=0), diagonal(LAM, torch.float32)
+    run = Lanczos(op, start).extend(M)
+    run.condense()
+    state = run.extend(5).state_dict()
+    again = Lanczos(op, start)
+    again.load_state_dict(state)
+    np.testing.assert_array_equal(run.extend(9).alphas, again.extend(9).alphas)
+    assert run.condensed_error == again.condensed_error
+
+
+def test_before_anything_has_converged_nothing_is_kept() -> None:
+    start, op = probe(N, seed=0, dtype=torch.float64), diagonal(LAM, torch.float64)
+    run = Lanczos(op, start).extend(5)
+    run.condense()
+    assert run._bases[0].size == 0
+    full = Lanczos(op, start).extend(10)
+    np.testing.assert_allclose(run.extend(5).alphas, full.alphas, atol=1e-10)
+    assert run.condensed_error == 0
 
 
 def test_half_precision_is_stored_scaled_so_that_no_entry_is_subnormal() -> None:
