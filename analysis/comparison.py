@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.comparable import check_comparable, common_batches
-from analysis.labels import title_parts
+from analysis.labels import config_id, title_parts
 from analysis.load import RecordWarning, find_records, spectrum
 from analysis.tables import DASH, SIGN, aligned, number_interval, share_interval
 from spectra.errors import UsageError
@@ -122,6 +122,8 @@ def compare(
     """
     both = [_record(one) for one in (a, b)]
     notes = check_comparable(*both)
+    if _same(*both):
+        notes.insert(0, "A and B are the same record: nothing can differ")
     common = common_batches(*both)
     if not all((one.steps > 0).any(axis=1).all() for one in both):
         notes.append(f"unfinished: {int(common.sum())} of {common.size} batches compared")
@@ -184,6 +186,16 @@ def _record(one: Any) -> Spectrum:
             )
         return spectrum(next(iter(found.values())))
     return spectrum(one)
+
+
+def _same(a: Spectrum, b: Spectrum) -> bool:
+    """Whether two records are one, or copies of one."""
+    if a is b:
+        return True
+    pairs = ((a.alphas, b.alphas), (a.betas, b.betas), (a.steps, b.steps))
+    return config_id(a.metadata) == config_id(b.metadata) and all(
+        np.array_equal(mine, other, equal_nan=True) for mine, other in pairs
+    )
 
 
 def _records(root: str | os.PathLike[str]) -> dict[str, Path]:

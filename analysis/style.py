@@ -8,6 +8,7 @@ Ordered quantities (steps) take a ramp that also grows in lightness, so that it 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,6 +60,8 @@ RC: Any = {
     "savefig.bbox": None,
 }
 FORMATS = ("pdf", "svg", "png")
+COLUMNS = 4  # of a legend above panels, at most
+LINE, MARGIN = 0.17, 0.12  # inches: a line of a legend, what is left free beside it
 
 
 @contextmanager
@@ -91,6 +94,34 @@ def colours(values: Sequence[Any], *, hue: str | None = None) -> list[Any]:
         ramp = mpl.colormaps[RAMP]
         return [ramp(0.9 * ranks[value] / (len(distinct) - 1)) for value in values]
     return [CATEGORIES[distinct.index(value) % len(CATEGORIES)] for value in values]
+
+
+def legend_above(figure: Figure, handles: Sequence[tuple[Any, str]]) -> None:
+    """Put a legend above the panels in as many columns as fit; the figure grows by its lines."""
+    room = figure.bbox.width - MARGIN * figure.dpi
+    for columns in range(min(COLUMNS, len(handles)), 0, -1):
+        shown, names = zip(*handles, strict=True)
+        legend = figure.legend(shown, names, loc="outside upper left", ncols=columns)
+        if columns == 1 or legend.get_window_extent().width <= room:
+            more = math.ceil(len(handles) / columns) - 1
+            figure.set_figheight(figure.get_figheight() + LINE * more)
+            return
+        legend.remove()
+
+
+def check_figure_file(flag: str, path: str) -> Path:
+    """Return the path of a figure asked for on the command line.
+
+    Raises:
+        UsageError: If it has a suffix that is no format of a figure, or no name.
+    """
+    place = Path(path)
+    if place.name and place.suffix.lower() in ("", *(f".{kind}" for kind in FORMATS)):
+        return place
+    raise UsageError(
+        f"{flag}={path!r} is no name of a figure; pass one that ends in .png, .pdf or .svg, or one "
+        "without a dot for .pdf and .png."
+    )
 
 
 def save_figure(

@@ -26,7 +26,8 @@ from spectra.errors import UsageError, nearest
 from spectra.quadrature.estimates import CONFIDENCE, RESOLVED_WIDTH
 
 Floats = NDArray[np.float64]
-HUES = ("method", "w_bits", "surface", "layer", "module", "toward_grid", "step")
+MOVES = ("toward_grid", "noisy_weights", "proximal")
+HUES = ("method", "w_bits", "surface", "layer", "module", *MOVES, "step")
 IDENTITY = (
     "method", "w_bits", "a_bits", "step", "surface", "toward_grid", "rederived_scales",
     "noisy_weights", "proximal", "params", "per", "layer", "module", "reduce", "protocol",
@@ -94,7 +95,10 @@ def value_label(name: str, value: Any, runs: pd.DataFrame) -> str:
     if name == "w_bits":
         return bits_label(value, only(runs, "a_bits"))
     words = f"{value:g}" if isinstance(value, int | float) else str(value)
-    names = {"layer": "block", "toward_grid": "f =", "surface": "surface", "step": "step"}
+    names = {
+        "layer": "block", "toward_grid": "f =", "noisy_weights": "noise", "proximal": "γ =",
+        "surface": "surface", "step": "step",
+    }  # fmt: skip
     return f"{names[name]} {words}" if name in names else words
 
 
@@ -105,7 +109,7 @@ def only(runs: pd.DataFrame, column: str) -> Any:
 
 
 def prepared(runs: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
-    """Return the runs with 0 for the point of evaluation where none is recorded.
+    """Return the runs, numbered, with 0 for the point of evaluation where none is recorded.
 
     Raises:
         UsageError: If there is no run, or a name is not a column.
@@ -118,9 +122,40 @@ def prepared(runs: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
                 f"{name!r} is not a column of these runs{nearest(name, runs.columns)}; pass e.g. "
                 "step, w_bits, lambda_max or near_zero_0.1."
             )
+    runs = runs.reset_index(drop=True)
     return runs.assign(
         **{key: runs[key].astype(float).fillna(0.0) for key in AT_REST if key in runs}
     )
+
+
+def at_the_checkpoint(
+    runs: pd.DataFrame, x: str, y: str, asked: Iterable[str | None] = ()
+) -> tuple[pd.DataFrame, str]:
+    """Return the runs without those moved off their checkpoint, and words for those left out.
+
+    A record of perturbed weights is no point of training; along the steps it would be taken for
+    one. It stays if what moved it is an axis, a colour, a marker or a panel that was asked for, or
+    if all are moved.
+
+    Args:
+        runs: Rows of `prepared`.
+        x: Column along which they are drawn.
+        y: Column that is drawn.
+        asked: Columns that tell them apart.
+    """
+    keys = [key for key in MOVES if key in runs and key not in (x, *asked)]
+    moved = (runs[keys] != 0).any(axis=1)
+    if not moved.any() or not (tells(runs, x, y) & ~moved).any():
+        return runs, ""
+    by = " or ".join(key for key in keys if (runs[key] != 0).any())
+    count = int(moved.sum())
+    return runs[~moved], f"{count} record{'s' if count > 1 else ''} with {by}"
+
+
+def tells(runs: pd.DataFrame, x: str, y: str) -> pd.Series[bool]:
+    """Return which runs have x, and y or an interval of it."""
+    table = with_intervals(runs, y)
+    return runs[x].notna() & (table["value"].notna() | table["lower"].notna())
 
 
 def with_intervals(runs: pd.DataFrame, y: str) -> pd.DataFrame:
@@ -177,7 +212,7 @@ def lines(
         UsageError: If no run has both.
     """
     table = with_intervals(runs, y).assign(x=runs[x])
-    there = table["x"].notna() & (table["value"].notna() | table["lower"].notna())
+    there = tells(runs, x, y)
     if not there.any():
         raise UsageError(
             f"none of the {len(runs)} records tells both {x} and {y} (a mass within less than the "

@@ -224,7 +224,7 @@ def _across_widths(facts: list[Fact], widths: list[float]) -> list[Claim]:
         for seed in fewer
         if seed in more and more[seed][-1].step == fewer[seed][-1].step
     }
-    words = f"{low:g} bits against {high:g}"
+    words = f"{low:g} {'bit' if low == 1 else 'bits'} against {high:g}"
     return [
         _compared(
             pairs,

@@ -19,8 +19,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import NDArray
 
-from analysis.labels import bits_label, known, model_name, section, step_label
+from analysis.labels import bits_label, known, method_of, model_name, section, step_label
 from analysis.load import spectrum
+from analysis.sweeps import AT_REST, MOVES, value_label
 from spectra.errors import UsageError
 from spectra.quadrature import Measure
 from spectra.quadrature.density import PIXELS
@@ -34,6 +35,9 @@ LINEAR = 1 / math.log(10)  # length of the linear part on either side, in decade
 
 def as_spectra(runs: Any, hue: str | None) -> tuple[list[Spectrum], list[Any], list[str]]:
     """Return records, their values of `hue` and their labels from a DataFrame, records or paths.
+
+    Records that share a value share a label; a second line says how many they are and in what they
+    differ.
 
     Raises:
         UsageError: If there is nothing to draw, or `hue` is not a column.
@@ -51,13 +55,48 @@ def as_spectra(runs: Any, hue: str | None) -> tuple[list[Spectrum], list[Any], l
     if not found:
         raise UsageError("there is no record to draw; pass at least one.")
     values = [value.item() if isinstance(value, np.generic) else value for value in values]
-    return found, values, [_label(one, hue, v) for one, v in zip(found, values, strict=True)]
+    values = [_at_rest(hue) if not known(value) else value for value in values]
+    labels = [_label(one, hue, value) for one, value in zip(found, values, strict=True)]
+    if hue is not None:
+        alike = [[one for one, v in zip(found, values, strict=True) if v == value]
+                 for value in values]  # fmt: skip
+        labels = [label + _shared(some) for label, some in zip(labels, alike, strict=True)]
+    return found, values, labels
+
+
+def _at_rest(hue: str | None) -> float | None:
+    return 0.0 if hue in AT_REST else None
+
+
+def _shared(found: list[Spectrum]) -> str:
+    """Return a second line for the label of several records: in what they differ."""
+    if len(found) < 2:
+        return ""
+    facts = [_facts(one) for one in found]
+    keys = [key for key in facts[0] if any(fact[key] != facts[0][key] for fact in facts)]
+    return f"\n({len(found)} records{' differing in ' if keys else ''}{', '.join(keys)})"
+
+
+def _facts(one: Spectrum) -> dict[str, Any]:
+    """Return what tells records of one figure apart, the most telling first."""
+    meta = one.metadata
+    checkpoint, point = section(meta, "checkpoint"), section(meta, "point")
+    estimator, part = section(meta, "estimator"), section(meta, "params")
+    facts = {"method": method_of(meta), "surface": meta.get("surface")}
+    facts |= {key: checkpoint.get(key) for key in ("w_bits", "a_bits", "step")}
+    facts |= {key: part.get(key) for key in ("layer", "module")}
+    facts |= {key: point.get(key) or 0.0 for key in AT_REST}
+    facts["train_seed"] = section(section(checkpoint, "quantization"), "recipe").get("seed")
+    keys = ("seed", "lanczos_steps", "num_probes", "num_batches", "dtype", "protocol")
+    return facts | {key: estimator.get(key) for key in keys}
 
 
 def _from_metadata(one: Spectrum, hue: str | None, place: int) -> Any:
     if hue is None:
         return place
     checkpoint, estimator = section(one.metadata, "checkpoint"), section(one.metadata, "estimator")
+    if hue in AT_REST:
+        return section(one.metadata, "point").get(hue)
     for where in (checkpoint, estimator, one.metadata):
         if hue in where:
             return where[hue]
@@ -70,8 +109,10 @@ def _label(one: Spectrum, hue: str | None, value: Any) -> str:
         return f"step {step_label(value)}" if known(value) else "no step"
     if hue == "w_bits":
         return bits_label(value, checkpoint.get("a_bits")) or "not quantized"
+    if hue in MOVES:
+        return value_label(hue, value, pd.DataFrame())
     if hue is not None:
-        return f"{value}"
+        return f"{value}" if known(value) else f"no {hue}"
     if isinstance(value, str):
         return value
     step = step_label(checkpoint.get("step"))

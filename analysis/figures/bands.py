@@ -122,11 +122,15 @@ def tau_grid(measures: list[Measure]) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 
 def _draw(ax: Axes, bands: list[Band], labels: list[str], shades: list[Any]) -> None:
+    seen = set()
     for band, label, colour in zip(bands, labels, shades, strict=True):
         held = f"{100 * band.confidence:g} % band, {_scope(band.scope)}"
-        name = held if len(bands) == 1 else f"{label}: {held}"
+        head, _, more = label.partition("\n")
+        name = held if len(bands) == 1 else f"{head}: {held}" + (f"\n{more}" if more else "")
+        shown = None if (name, str(colour)) in seen else name
+        seen.add((name, str(colour)))
         ax.fill_between(
-            band.x, band.lower, band.upper, color=colour, alpha=0.28, lw=0, label=name, zorder=2
+            band.x, band.lower, band.upper, color=colour, alpha=0.28, lw=0, label=shown, zorder=2
         )
         for edge in (band.lower, band.upper):
             ax.plot(band.x, edge, color=colour, lw=0.9, zorder=3)

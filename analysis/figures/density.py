@@ -89,8 +89,10 @@ def plot_density(
             x, y = _curve(one.measure, limits, threshold)
             peaks.append(float(y.max()))
             name = _mean_words(one.measure) if len(found) == 1 else label
-            ax.plot(x, y, color=colour, label=None if name in seen else name, zorder=3)
-            seen.add(name)
+            ax.plot(
+                x, y, color=colour, label=None if (name, str(colour)) in seen else name, zorder=3
+            )
+            seen.add((name, str(colour)))
             if band:
                 alpha = 0.22 if len(found) <= CROWD else 0.1
                 words = _shade(ax, one.measure, limits, threshold, colour, alpha) or words

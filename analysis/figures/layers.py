@@ -96,8 +96,15 @@ def plot_heatmap(
         if small:
             _words(ax, colours, lower, upper, norm, share=is_share(value))
         _axes(ax, columns, rows, x, y)
-        _below(ax, there, value, told & sure, told & ~sure, lower, upper)
+        _below(ax, there, value, told & sure, told & ~sure, lower, upper, _left_out(runs, x, y))
     return ax
+
+
+def _left_out(runs: pd.DataFrame, x: str, y: str) -> str:
+    """Say how many records have no place in the map, as those of whole models in one by block."""
+    count = int((runs[x].isna() | runs[y].isna()).sum())
+    keys = " or ".join(key for key in (y, x) if runs[key].isna().any())
+    return f"{count} record{'s' if count > 1 else ''} without {keys}: not drawn" if count else ""
 
 
 def _refuse_shared(runs: pd.DataFrame, x: str, y: str) -> None:
@@ -180,8 +187,9 @@ def _below(
     wide: NDArray[np.bool_],
     lower: NDArray[np.float64],
     upper: NDArray[np.float64],
+    left_out: str,
 ) -> None:
-    """Say what is drawn and what the intervals are, above the map."""
+    """Say what is drawn, what the intervals are and which records have no cell, above the map."""
     told = [f"95 % intervals, {interval_words(runs, value)}"]
     if sure.any():
         whole = 1.0 if is_share(value) else np.maximum(np.abs(lower), np.abs(upper))[sure] / 100
@@ -189,7 +197,8 @@ def _below(
         worst = float(((upper - lower)[sure] / np.maximum(whole, 1e-300)).max()) / 2
         told.append(f"a coloured cell is known to ±{max(worst, FINEST):.2g}{unit} or better")
     name = quantity_label(value).replace("\n", " ")
-    ax.set_title("\n".join((name, "; ".join(told))), loc="left", fontsize=7.5, color="#555555")
+    words = "\n".join(part for part in (name, "; ".join(told), left_out) if part)
+    ax.set_title(words, loc="left", fontsize=7.5, color="#555555")
     if wide.any():
         ax.legend([Patch(**HATCHED)], ["not resolved"], loc="upper left",
                   bbox_to_anchor=(0.0, -0.16), fontsize=7.5, borderaxespad=0.0)  # fmt: skip

@@ -190,10 +190,12 @@ def interval_handles(found: list[Line], runs: pd.DataFrame, y: str) -> Handles:
     return handles
 
 
-def told(handles: Handles, missing: int) -> Handles:
-    """Return a legend that also says how many records are not in the figure."""
-    words = f"{missing} record{'s' if missing > 1 else ''} without it: not drawn"
-    return [*handles, *([(Line2D([], [], ls="none"), words)] if missing else [])]
+def told(handles: Handles, missing: int, moved: str = "") -> Handles:
+    """Return a legend that also says which records are not in the figure."""
+    without = f"{missing} record{'s' if missing > 1 else ''} without it" if missing else ""
+    words = [f"{without}: not drawn"] if without else []
+    words += [f"{moved}:\nnot drawn"] if moved else []
+    return [*handles, *((Line2D([], [], ls="none"), one) for one in words)]
 
 
 def name_of(column: str, value: Any, runs: pd.DataFrame) -> str:

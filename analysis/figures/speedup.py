@@ -10,13 +10,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures.training import METHODS, NAMES, PANEL, plot_training
+from analysis.figures.training import METHODS, NAMES, PANEL, plot_training, shared_handles
 from analysis.labels import bits_label
 from analysis.speedup import Speedup, speedups
-from analysis.style import BLACK, axes_for, figure_style
+from analysis.style import BLACK, axes_for, figure_style, legend_above
 from spectra.errors import UsageError
 
 DETAIL = 0.25  # of the steps: losses before that do not set the y axis
+BACKGROUND: Any = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6}
 
 
 def plot_speedup(
@@ -31,6 +32,8 @@ def plot_speedup(
 
     The dashed line is the baseline's last loss, mean over seeds. Open circles: where each seed's
     run first has its baseline's last loss. In words: the speed-up with its interval over seeds.
+    Where only some seeds get there, there is no mean to draw: each of them has its own dashed line
+    and its number.
 
     Args:
         runs: Rows of `analysis.load_training`, of one bit width.
@@ -83,8 +86,7 @@ def plot_speedup_grid(
             panel.set_visible(place < len(found))
             if place % columns:
                 panel.set_ylabel("")
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper left", ncols=len(labels))
+        legend_above(figure, shared_handles(panels[: len(found)]))
     return figure
 
 
@@ -99,13 +101,28 @@ def _axis(ax: Axes, runs: pd.DataFrame, y: str) -> None:
 
 
 def _mark(ax: Axes, one: Speedup) -> None:
-    goal, end = float(np.mean(one.goals)), float(np.mean(one.ends))
     colour: Any = METHODS.get(one.method, BLACK)
-    ax.axhline(goal, color=METHODS.get(one.base, BLACK), ls="--", lw=0.9, zorder=1)
-    ax.plot(one.steps, one.goals, ls="none", marker="o", ms=5, mfc="white", color=colour, zorder=5)
-    there = [step for step in one.steps if not math.isnan(step)]
-    if there:
+    level: dict[str, Any] = {"color": METHODS.get(one.base, BLACK), "ls": "--", "zorder": 1}
+    there = [
+        (seed, step, goal, end)
+        for seed, step, goal, end in zip(one.seeds, one.steps, one.goals, one.ends, strict=True)
+        if not math.isnan(step)
+    ]
+    if len(there) in (0, len(one.seeds)):
+        goal = float(np.mean(one.goals))
+        ax.axhline(goal, lw=0.9, **level)
+    if len(there) == len(one.seeds):
+        first, last = float(np.mean(one.steps)), float(np.mean(one.ends))
         arrow = {"arrowstyle": "->", "color": BLACK, "lw": 0.9, "shrinkA": 0, "shrinkB": 4}
-        ax.annotate("", (float(np.mean(there)), goal), (end, goal), arrowprops=arrow)
+        ax.annotate("", (first, goal), (last, goal), arrowprops=arrow)
+    else:
+        for seed, step, goal, end in there:
+            ax.hlines(goal, step, end, lw=0.9, **level)
+            ax.annotate(
+                f"seed {seed}", (step, goal), xytext=(4, 4), textcoords="offset points",
+                fontsize=7, color=colour, bbox=BACKGROUND, zorder=6,
+            )  # fmt: skip
+    shape: dict[str, Any] = {"ls": "none", "marker": "o", "ms": 5, "mfc": "white", "color": colour}
+    ax.plot([step for _, step, *_ in there], [goal for *_, goal, _ in there], zorder=5, **shape)
     words = f"{NAMES.get(one.method, one.method)}: {one}"
     ax.annotate(words, (0.02, 0.03), xycoords="axes fraction", fontsize=8, color=colour)

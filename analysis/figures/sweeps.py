@@ -28,8 +28,16 @@ from analysis.figures.lines import (
     y_axis,
 )
 from analysis.figures.training import plot_training
-from analysis.style import GREY, axes_for, figure_style
-from analysis.sweeps import choose, lines, prepared, quantity_label
+from analysis.style import GREY, axes_for, figure_style, legend_above
+from analysis.sweeps import (
+    Line,
+    at_the_checkpoint,
+    choose,
+    lines,
+    prepared,
+    quantity_label,
+    tells,
+)
 from spectra.errors import UsageError
 
 PANEL = 2.7  # inches
@@ -58,12 +66,14 @@ def plot_sweep(
         UsageError: If a column does not exist, or no record has both x and y.
     """
     runs = prepared(runs, [name for name in (x, y, hue, style) if name is not None])
+    runs, moved = at_the_checkpoint(runs, x, y, (hue, style))
     hue = hue or choose(runs, [x])
     style = style or choose(runs, [x, hue])
+    found, missing = lines(runs, x, y, hue=hue, style=style)
     with figure_style():
         ax = axes_for(ax, (6.0, 3.6))
-        handles, bars, missing = _sweep(ax, runs, x, y, hue, style)
-        legend_beside(ax, told(handles + bars, missing))
+        legend = _panels([ax], [found], runs, x, y, hue, style)
+        legend_beside(ax, told(legend, missing, moved))
     return ax
 
 
@@ -88,56 +98,56 @@ def plot_sweep_grid(
         UsageError: If a column does not exist, or no record has panel, x and y.
     """
     runs = prepared(runs, [name for name in (x, y, panel, hue) if name is not None])
-    values = sorted(runs[panel].dropna().unique())
-    if not values:
+    if not runs[panel].notna().any():
         raise UsageError(f"no record tells {panel}; draw them in one panel (plot_sweep).")
+    runs, moved = at_the_checkpoint(runs, x, y, (panel, hue))
+    there = runs[tells(runs, x, y) & runs[panel].notna()]
+    values = sorted((runs if there.empty else there)[panel].dropna().unique())
     hue = hue or choose(runs, [x, panel])
     style = choose(runs, [x, panel, hue])
+    parts = [runs[runs[panel] == value] for value in values]
+    found = [lines(part, x, y, hue=hue, style=style)[0] for part in parts]
     columns = min(3, len(values))
     rows = math.ceil(len(values) / columns)
-    handles: dict[str, Line2D] = {}
-    bars: dict[str, Line2D] = {}
-    missing = 0
     with figure_style():
         size = (max(PANEL * columns, 4.6), 2.6 * rows + 0.4)
         figure = Figure(figsize=size, layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
-        limits = []
-        for ax, value in zip(panels, values, strict=False):
-            one = runs[runs[panel] == value]
-            named, drawn, without = _sweep(ax, one, x, y, hue, style)
-            handles |= {name: handle for handle, name in named if name not in handles}
-            bars |= {name.replace("\n", " "): handle for handle, name in drawn}
-            missing += without
-            x_axis(ax, runs, x)
-            limits.append(ax.get_ylim())
-            ax.set_title(name_of(panel, value, one), loc="left", weight="bold")
-        panels[0].set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+        legend = _panels(list(panels[: len(values)]), found, runs, x, y, hue, style)
+        for ax, value, part in zip(panels, values, parts, strict=False):
+            ax.set_title(name_of(panel, value, part), loc="left", weight="bold")
         for place, ax in enumerate(panels):
             ax.set_visible(place < len(values))
             if place % columns:
                 ax.set_ylabel("")
-        shown = told([(handle, name) for name, handle in (handles | bars).items()], missing)
-        figure.legend(*zip(*shown, strict=True), loc="outside upper left", ncols=min(4, len(shown)))
+        shown = told(legend, len(runs) - len(there), moved)
+        legend_above(figure, [(handle, name.replace("\n", " ")) for handle, name in shown])
     return figure
 
 
-def _sweep(
-    ax: Axes, runs: pd.DataFrame, x: str, y: str, hue: str | None, style: str | None
-) -> tuple[Handles, Handles, int]:
-    """Draw one panel; return the legends of lines and of bars, and how many runs are left out."""
-    found, missing = lines(runs, x, y, hue=hue, style=style)
-    place = x_axis(ax, runs, x)
-    y_axis(ax, found, y)
-    palette, markers = palette_of(found, hue), markers_of(found)
-    for line, shift in zip(found, shifts_of(len(found)), strict=True):
-        dashes = DASHES[MARKERS.index(markers[line.style]) % len(DASHES)]
-        draw_line(ax, line, place, palette[line.hue], markers[line.style], dashes, shift)
-    ax.set_xlabel(quantity_label(x))
-    ax.set_ylabel(quantity_label(y))
+def _panels(
+    panels: list[Axes],
+    found: list[list[Line]],
+    runs: pd.DataFrame,
+    x: str,
+    y: str,
+    hue: str | None,
+    style: str | None,
+) -> Handles:
+    """Draw the lines of each panel, all on the scales of all; return their one legend."""
+    every = [line for some in found for line in some]
+    palette, markers = palette_of(every, hue), markers_of(every)
+    for ax, some in zip(panels, found, strict=True):
+        place = x_axis(ax, runs, x)
+        y_axis(ax, every, y)
+        for line, shift in zip(some, shifts_of(len(some)), strict=True):
+            dashes = DASHES[MARKERS.index(markers[line.style]) % len(DASHES)]
+            draw_line(ax, line, place, palette[line.hue], markers[line.style], dashes, shift)
+        ax.set_xlabel(quantity_label(x))
+        ax.set_ylabel(quantity_label(y))
     shapes = None if style is None else markers
-    handles = handles_of(found, runs, hue, style, palette, shapes)
-    return handles, interval_handles(found, runs, y), missing
+    handles = handles_of(every, runs, hue, style, palette, shapes)
+    return handles + interval_handles(every, runs, y)
 
 
 def plot_extremes(
@@ -155,6 +165,7 @@ def plot_extremes(
         UsageError: If a column does not exist, or no record has both ends.
     """
     runs = prepared(runs, [name for name in (x, "lambda_min", "lambda_max", hue) if name])
+    runs, moved = at_the_checkpoint(runs, x, "lambda_max", (hue,))
     hue = hue or choose(runs, [x])
     style = choose(runs, [x, hue])
     with figure_style():
@@ -185,7 +196,7 @@ def plot_extremes(
                 for v, k in order.items()
             ]
         handles += interval_handles(everything, runs, "lambda_max")
-        legend_beside(ax, told(handles, both["lambda_max"][1]))
+        legend_beside(ax, told(handles, both["lambda_max"][1], moved))
     return ax
 
 

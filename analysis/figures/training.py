@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.labels import bits_label
-from analysis.style import BLUE, GREEN, GREY, PURPLE, VERMILION, axes_for, colours, figure_style
+from analysis.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    PURPLE,
+    VERMILION,
+    axes_for,
+    colours,
+    figure_style,
+    legend_above,
+)
 from spectra.errors import UsageError
 
 METHODS = {
@@ -36,7 +47,7 @@ LABELS = {
     "code_change": "share of codes changed since the last log",
     "grad_weight_ratio": "‖∇L‖ / ‖W‖",
 }
-PANEL = 2.5  # inches
+PANEL, LEAST = 2.5, 4.6  # inches: a panel, a figure
 
 
 def plot_training(runs: pd.DataFrame, y: str = "eval_loss", *, ax: Axes | None = None) -> Axes:
@@ -84,7 +95,7 @@ def plot_training_grid(runs: pd.DataFrame, y: str = "eval_loss") -> Figure:
         raise UsageError("these runs tell no bit width; draw them with plot_training.")
     widths = sorted(runs["w_bits"].dropna().unique())
     with figure_style():
-        figure = Figure(figsize=(PANEL * len(widths), 3.3), layout="constrained")
+        figure = Figure(figsize=(max(PANEL * len(widths), LEAST), 3.3), layout="constrained")
         panels = np.atleast_1d(figure.subplots(1, len(widths), squeeze=False)[0])
         for place, (panel, bits) in enumerate(zip(panels, widths, strict=True)):
             one = runs[runs["w_bits"] == bits]
@@ -93,9 +104,17 @@ def plot_training_grid(runs: pd.DataFrame, y: str = "eval_loss") -> Figure:
             if place:
                 panel.set_ylabel("")
             panel.get_legend().remove()
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper left", ncols=len(labels))
+        legend_above(figure, shared_handles(panels))
     return figure
+
+
+def shared_handles(panels: Iterable[Axes]) -> list[tuple[Any, str]]:
+    """Return the legend of several panels, each label once."""
+    found: dict[str, Any] = {}
+    for panel in panels:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    return [(handle, label) for label, handle in found.items()]
 
 
 def _only(runs: pd.DataFrame, column: str) -> Any:

@@ -49,7 +49,8 @@ class Arguments:
         metadata={"help": "Records, or directories that hold records or training runs."},
     )
     output: str = field(
-        default="spectrum.png", metadata={"help": "Figure file: .png, .pdf or .svg."}
+        default="spectrum.png",
+        metadata={"help": "Figure file: .png, .pdf or .svg; .pdf and .png without a suffix."},
     )
     kind: str | None = field(default=None, metadata={"help": f"One of {', '.join(KINDS)}."})
     style: str = field(default="spectra", metadata={"help": "spectra or winq."})
@@ -84,14 +85,16 @@ def run(arguments: Sequence[str]) -> int:
             f"kind={asked.kind!r} is not one of {', '.join(KINDS)}{nearest(asked.kind, KINDS)}"
         )
     import analysis
+    from analysis.style import check_figure_file
 
+    place = check_figure_file("output", asked.output)
     if _from_logs(asked):
         drawn, spectra = _training(asked), []
     else:
         runs = analysis.load(asked.results, scope=asked.scope)
         spectra = [analysis.spectrum(row) for _, row in runs.iterrows()]
         drawn = _winq(spectra) if asked.style == "winq" else _records(asked, runs)
-    for path in analysis.save_figure(drawn, Path(asked.output), spectra):
+    for path in analysis.save_figure(drawn, place, spectra):
         print(path)
     return 0
 
@@ -156,10 +159,10 @@ def _records(asked: Arguments, runs: Any) -> Any:
     if kind == "extremes":
         return analysis.plot_extremes(runs, along, hue=asked.hue)
     y = asked.y or _resolved(runs)
-    if along != "w_bits" and asked.hue is None and runs["w_bits"].nunique() > 1:
-        others = [c for c in ("method", "surface", "toward_grid") if c != along]
-        if any(runs[c].nunique() > 1 for c in others):
-            return analysis.plot_sweep_grid(runs, along, y)
+    several = runs["w_bits"].nunique() > 1 and along != "w_bits"
+    others = any(runs[c].nunique() > 1 for c in ("method", "surface") if c != along)
+    if several and others and asked.hue is None:
+        return analysis.plot_sweep_grid(runs, along, y)
     return analysis.plot_sweep(runs, along, y, hue=asked.hue)
 
 

@@ -76,7 +76,10 @@ def test_a_record_does_not_differ_from_itself(pair):
         itself = analysis.compare(pair[0], pair[0], scope=scope)
         assert not itself.table["resolved"].any()
         assert not any(line.startswith("resolved") for line in itself.text().splitlines())
-        assert itself.notes == ()
+        assert itself.notes == ("A and B are the same record: nothing can differ",)
+    copy = dataclasses.replace(pair[0], metadata=dict(pair[0].metadata))
+    assert analysis.compare(pair[0], copy).notes == itself.notes
+    assert not any("same record" in note for note in analysis.compare(*pair).notes)
 
 
 def test_scopes_thresholds_and_confidence(pair):

@@ -104,7 +104,7 @@ def test_hue_gives_one_colour_and_one_label_a_value(tmp_path, make):
     ax = analysis.plot_density(runs, hue="w_bits", ax=own_axes(), marks=False)
     assert [line.get_color() for line in ax.lines] == [style.BLUE, style.BLUE, style.BITS[4.0]]
     words = [entry.get_text() for entry in ax.get_legend().get_texts()]
-    assert words == ["W2A16", "W4A16"]
+    assert words == ["W2A16\n(2 records differing in step)", "W4A16"]
     ax = analysis.plot_density(runs, hue="step", ax=own_axes(), marks=False)
     assert len({line.get_color() for line in ax.lines}) == 3
     words = [entry.get_text() for entry in ax.get_legend().get_texts()]
@@ -113,6 +113,34 @@ def test_hue_gives_one_colour_and_one_label_a_value(tmp_path, make):
         analysis.plot_density(runs, hue="colour")
     with pytest.raises(UsageError, match="no record"):
         analysis.plot_density(runs.iloc[:0])
+
+
+def test_bands_that_share_a_colour_share_a_label_that_says_so(tmp_path, make):
+    moved = {"point": {"toward_grid": 0.4, "rederived_scales": False}}
+    for name, step, more in (
+        ("a", 0, {}), ("b", 6, {}), ("c", 6, moved), ("d", 6, {**moved, "surface": "ste"}),
+    ):  # fmt: skip
+        make(steps=12, dim=600, checkpoint={"step": step}, **more).save(tmp_path / name)
+    runs = analysis.load(tmp_path)
+    shared = "(3 records differing in surface, toward_grid)"
+    for plot in (analysis.plot_mass_curve, analysis.plot_cdf_band):
+        ax = plot(runs, hue="step", ax=own_axes())
+        words = [entry.get_text() for entry in ax.get_legend().get_texts()]
+        assert words[:2] == [
+            "step 0: 95 % band, these batches",
+            f"step 6: 95 % band, these batches\n{shared}",
+        ]
+        assert len(words) == 3
+        assert len(ax.collections) == 4  # every band is drawn
+    ax = analysis.plot_density(runs, hue="step", ax=own_axes(), marks=False)
+    words = [entry.get_text() for entry in ax.get_legend().get_texts()]
+    assert words == ["step 0", f"step 6\n{shared}"]
+    _, values, labels = lambda_axes.as_spectra(runs, "toward_grid")
+    assert values == [0.0, 0.0, 0.4, 0.4]  # what is not moved stands at 0
+    assert labels[0] == "f = 0\n(2 records differing in step)"
+    records = [analysis.spectrum(row) for _, row in runs.iterrows()]
+    assert lambda_axes.as_spectra(records, "toward_grid")[1:] == (values, labels)
+    assert lambda_axes.as_spectra(records[:1] * 2, "step")[2] == ["step 0\n(2 records)"] * 2
 
 
 def test_ramp_grows_in_lightness_and_categories_differ():

@@ -104,3 +104,39 @@ def test_the_speedup_is_drawn_where_it_is():
     figure = analysis.plot_speedup_grid(both)
     figure.draw_without_rendering()
     assert [ax.get_title(loc="left") for ax in figure.axes[:2]] == ["W2A16", "W4A16"]
+
+
+def arrows(ax):
+    return [text for text in ax.texts if getattr(text, "arrow_patch", None) is not None]
+
+
+def levels(ax):
+    """Return the ends of the dashed lines that do not cross the whole panel."""
+    return [segment.tolist() for c in ax.collections for segment in c.get_segments()]
+
+
+def test_no_mean_is_drawn_where_only_some_seeds_get_there():
+    curves = {("baseline", s): [4.0, 2.0, 1.5 + 0.1 * s] for s in (0, 1, 2)}
+    curves |= {("winq", 0): [4.0, 3.0, 2.0], ("winq", 1): [4.0, 1.2, 1.1]}
+    curves[("winq", 2)] = [4.0, 2.2, 1.9]
+    ax = draw(analysis.plot_speedup(logs(curves), ax=own_axes()))
+    reached = 10 * (4.0 - 1.6) / (4.0 - 1.2)  # seed 1, whose baseline ends with 1.6
+    circles = next(line for line in ax.lines if line.get_markerfacecolor() == "white")
+    assert circles.get_xydata().tolist() == [pytest.approx([reached, 1.6])]
+    assert levels(ax) == [[pytest.approx([reached, 1.6]), pytest.approx([20.0, 1.6])]]
+    assert not arrows(ax)
+    assert not any(line.get_linestyle() == "--" for line in ax.lines)  # nor a mean level
+    words = [text.get_text() for text in ax.texts]
+    assert words == ["seed 1", "WinQ: reached by 1 of 3 seeds"]
+
+
+def test_the_mean_is_drawn_where_all_seeds_or_none_get_there():
+    base = {("baseline", s): [4.0, 2.0, 1.5 + 0.1 * s] for s in (0, 1)}
+    all_there = base | {("winq", s): [4.0, 1.2, 1.1] for s in (0, 1)}
+    none_there = base | {("winq", s): [4.0, 3.0, 2.0] for s in (0, 1)}
+    for curves, count in ((all_there, 1), (none_there, 0)):
+        ax = draw(analysis.plot_speedup(logs(curves), ax=own_axes()))
+        assert len(arrows(ax)) == count
+        dashed = [line for line in ax.lines if line.get_linestyle() == "--"]
+        assert [line.get_ydata()[0] for line in dashed] == [pytest.approx(1.55)]
+        assert not levels(ax)

@@ -1,8 +1,6 @@
-"""Sweeps over records: lines, intervals, what is not resolved; heat maps; speed-up of training."""
+"""Sweeps over records: which make a line, with what interval, on what scale, what is left out."""
 
 from __future__ import annotations
-
-import math
 
 import matplotlib as mpl
 import numpy as np
@@ -53,27 +51,8 @@ def runs(tmp_path_factory, make):
     return analysis.load(root)
 
 
-@pytest.fixture(scope="module")
-def blocks(tmp_path_factory, make):
-    """Three blocks × two steps of one run, as `--per layer` writes them."""
-    root = tmp_path_factory.mktemp("blocks")
-    for step in (0, 200):
-        for layer in range(3):
-            part = {"per": "layer", "layer": layer, "module": None, "weight_norm": 2.0}
-            # All eigenvalues of blocks 1 and 2 are within ±0.1: a resolved mass. Block 0 is wide.
-            make(
-                steps=20, dim=2000, scale=1e-3 * layer or 1.0, params=part,
-                checkpoint={"path": f"out/a/checkpoint-{step}", "step": step},
-            ).save(root / f"step-{step}" / f"layer-{layer:02d}")  # fmt: skip
-    return analysis.load(root)
-
-
-def test_records_tell_their_part_and_the_seed_of_their_training(runs, blocks):
+def test_records_tell_the_seed_of_their_training(runs):
     assert runs["train_seed"].tolist().count(1) == 6
-    assert set(blocks["layer"]) == {0, 1, 2}
-    assert set(blocks["per"]) == {"layer"}
-    assert blocks["module"].isna().all()
-    np.testing.assert_allclose(blocks["grad_weight_ratio"], blocks["grad_norm"] / 2.0)
 
 
 def test_a_line_is_a_training_run(runs):
@@ -108,21 +87,6 @@ def test_what_is_drawn_is_the_recorded_interval(runs):
     np.testing.assert_allclose(joined.get_ydata(), one["lambda_max"])
     words = [text.get_text() for text in ax.get_legend().get_texts()]
     assert words == ["95 % interval\n(these batches)"]
-
-
-def test_a_mass_that_is_not_resolved_has_no_point(blocks):
-    table = sweeps.with_intervals(blocks, "near_zero_0.1")
-    assert table["resolved"].tolist() == [layer > 0 for layer in blocks["layer"]]
-    ax = draw(analysis.plot_sweep(blocks, "step", "near_zero_0.1", ax=own_axes()))
-    for line in ax.lines:
-        ends = {round(float(v), 12) for v in [*table["lower"], *table["upper"]]}
-        if line.get_markersize() == 3.0:  # open ends of a wide bar
-            assert {round(float(y), 12) for y in line.get_ydata()} <= ends
-    drawn = {float(y) for line in ax.lines for y in line.get_ydata() if not math.isnan(y)}
-    middle = table.loc[~table["resolved"], "value"]
-    assert not any(np.isclose(y, v) for y in drawn for v in middle)
-    words = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert "not resolved: interval\n(these batches)" in words
 
 
 def test_resolved_by_width():
@@ -182,6 +146,101 @@ def test_a_panel_for_each_width_on_one_scale(runs):
         analysis.plot_sweep_grid(runs.assign(w_bits=np.nan))
 
 
+def test_the_legend_of_a_grid_is_inside_the_figure(runs):
+    wide = runs.assign(lambda_max_lower=0.0, scope="population")  # nothing is resolved
+    for frame in (wide, pd.concat([wide, wide.assign(surface="quantized")], ignore_index=True)):
+        figure = analysis.plot_sweep_grid(frame, "step", "lambda_max")
+        figure.draw_without_rendering()
+        (legend,) = figure.legends
+        words = [text.get_text() for text in legend.get_texts()]
+        assert "not resolved: interval (population over data)" in words
+        box = legend.get_window_extent()
+        assert box.x0 >= 0
+        assert box.x1 <= figure.bbox.width
+        assert box.y1 <= figure.bbox.height
+        assert not any(box.overlaps(ax.get_tightbbox()) for ax in figure.axes)
+
+
+def test_the_room_below_the_lowest_point_is_that_of_all_panels(runs):
+    """A flat panel's own margin would be a sliver of the scale that a steep one sets."""
+    flat = runs["w_bits"] == 4
+    columns = [f"lambda_max{end}" for end in ("", "_lower", "_upper")]
+    frame = runs.copy()
+    frame.loc[flat, columns] = [[10.0, 9.99, 10.01]] * int(flat.sum())
+    figure = analysis.plot_sweep_grid(frame, "step", "lambda_max")
+    low, high = figure.axes[0].get_ylim()
+    least, most = frame["lambda_max_lower"].min(), frame["lambda_max_upper"].max()
+    assert least == 9.99
+    assert least - low == pytest.approx(0.06 * (most - least))
+    assert high - most == pytest.approx(0.06 * (most - least))
+    frame.loc[flat, columns] = [[0.1, 0.09, 0.11]] * int(flat.sum())  # decades: a log axis
+    figure = analysis.plot_sweep_grid(frame, "step", "lambda_max")
+    assert {ax.get_yscale() for ax in figure.axes} == {"log"}
+    assert figure.axes[0].get_ylim()[0] == pytest.approx(0.09 / 1.3)
+
+
+def test_panels_share_colours_markers_and_places(runs):
+    frame = runs.assign(surface=np.where(runs["w_bits"] == 4, "ste", "latent"))
+    frame.loc[frame["step"] == 0, "surface"] = "quantized"
+    figure = analysis.plot_sweep_grid(frame, "surface", "lambda_max", hue="step")
+    ticks = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert ticks == ["latent", "quantized", "ste"]
+    dots = [
+        [line for line in ax.lines if line.get_markersize() == 4.5 and len(line.get_xdata())]
+        for ax in figure.axes
+    ]
+    assert {float(x) for line in dots[1] for x in line.get_xdata()} == {1.0, 2.0}
+    ramp = [{line.get_color() for line in some} for some in dots]
+    assert ramp[0] == ramp[1]
+    assert len(ramp[0]) == 3
+
+
+def test_what_a_grid_has_no_panel_for_is_counted(runs):
+    frame = pd.concat([runs, runs.iloc[:2].assign(w_bits=np.nan)], ignore_index=True)
+    frame.loc[frame["w_bits"] == 4, ["lambda_max", "lambda_max_lower"]] = np.nan
+    figure = analysis.plot_sweep_grid(frame, "step", "lambda_max")
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["W2A16"]
+    words = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert words[-1] == "5 records without it: not drawn"
+
+
+def words_of(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_perturbed_weights_are_no_point_of_training(runs):
+    plain = runs[(runs["method"] == "winq") & (runs["train_seed"] == 0)]
+    last = plain[plain["step"] == 400]
+    moved = pd.concat([last.assign(toward_grid=0.4), last.assign(toward_grid=0.8)])
+    both = pd.concat([plain, moved, last.assign(noisy_weights=0.01)], ignore_index=True)
+    words = "3 records with toward_grid or noisy_weights:\nnot drawn"
+    for plot in (analysis.plot_sweep, analysis.plot_extremes):
+        ax = draw(plot(both, ax=own_axes()))
+        assert words_of(ax)[-1] == words
+        assert not any("f = " in word for word in words_of(ax))
+    ax = draw(analysis.plot_sweep(both, "step", "lambda_max", ax=own_axes()))
+    joined = [line for line in ax.lines if line.get_linestyle() == "-"]
+    assert [list(line.get_xdata()) for line in joined] == [[0, 200, 400]]
+    figure = analysis.plot_sweep_grid(both, "step", "lambda_max")
+    assert figure.legends[0].get_texts()[-1].get_text() == words.replace("\n", " ")
+    for options in ({"x": "toward_grid"}, {"hue": "toward_grid"}, {"style": "toward_grid"}):
+        ax = draw(analysis.plot_sweep(both, y="lambda_max", ax=own_axes(), **options))
+        assert words_of(ax)[-1] == "1 record with noisy_weights:\nnot drawn"
+    panels = analysis.plot_sweep_grid(both, "step", "lambda_max", panel="toward_grid")
+    assert len(panels.axes) == 3
+
+
+def test_perturbed_weights_alone_are_drawn_and_told_apart(runs):
+    some = runs[(runs["method"] == "winq") & (runs["train_seed"] == 0)]
+    noisy = [some.assign(noisy_weights=std) for std in (0.01, 0.02)]
+    ax = draw(analysis.plot_sweep(pd.concat(noisy, ignore_index=True), ax=own_axes()))
+    assert words_of(ax)[:2] == ["noise 0.01", "noise 0.02"]
+    assert not any("not drawn" in word for word in words_of(ax))
+    blocks = some.assign(layer=1.0, toward_grid=0.4)  # the plain ones tell no layer
+    ax = draw(analysis.plot_sweep(pd.concat([some, blocks]), "layer", ax=own_axes()))
+    assert words_of(ax)[-1] == "3 records without it: not drawn"
+
+
 def test_the_point_without_a_move_stands_at_zero(runs):
     some = runs[(runs["method"] == "winq") & (runs["step"] == 0) & (runs["train_seed"] == 0)]
     both = pd.concat([some, some.assign(toward_grid=0.4, rederived_scales=0.0)], ignore_index=True)
@@ -215,17 +274,6 @@ def test_columns_and_records_that_are_not_there(runs):
     ax = draw(analysis.plot_sweep(some, ax=own_axes()))
     words = [text.get_text() for text in ax.get_legend().get_texts()]
     assert words[-1] == "5 records without it: not drawn"
-
-
-def test_gradient_over_weights_from_records_and_from_logs(blocks):
-    ax = draw(analysis.plot_grad_ratio(blocks, ax=own_axes()))
-    assert ax.get_ylabel() == "‖∇L‖ / ‖W‖"
-    words = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert "one batch: interval unknown" in words
-    logs = pd.DataFrame({"path": "a", "step": [10, 20], "grad_weight_ratio": [0.1, 0.2]})
-    assert list(analysis.plot_grad_ratio(logs, ax=own_axes()).lines[0].get_ydata()) == [0.1, 0.2]
-    with pytest.raises(UsageError, match="do not tell the norm"):
-        analysis.plot_grad_ratio(blocks.assign(grad_weight_ratio=np.nan))
 
 
 def test_many_densities_mark_their_ends_in_rows(runs):

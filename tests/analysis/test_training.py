@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 
 import analysis
+from analysis.figures import training
 from spectra.errors import RecordError, UsageError
 
 
@@ -91,6 +93,22 @@ def test_curves_hold_the_logged_numbers(runs: Path) -> None:
 def test_a_panel_for_each_width(runs: Path) -> None:
     figure = analysis.plot_training_grid(analysis.load_training(runs))
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["W1A16", "W2A16"]
+
+
+def test_the_legend_of_the_panels_is_inside_the_figure(runs: Path) -> None:
+    frame = analysis.load_training(runs)
+    every = [frame[frame["w_bits"] == 2].assign(method=name) for name in training.NAMES]
+    figure = analysis.plot_training_grid(pandas.concat(every))
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert len(legend.get_texts()) == 5
+    box = legend.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width
+    assert not box.overlaps(figure.axes[0].get_tightbbox())
+    both = analysis.plot_training_grid(frame)  # a method of the second panel alone
+    words = {text.get_text() for text in both.legends[0].get_texts()}
+    assert words == {"baseline", "WinQ", "weights frozen (control)"}
 
 
 def test_a_quantity_that_was_not_logged(runs: Path) -> None:

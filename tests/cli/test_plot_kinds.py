@@ -132,3 +132,22 @@ def test_figures_that_cannot_be_drawn(flags, words, blocks, tmp_path, capsys):
     assert (code, out) == (2, "")
     assert words in err
     assert not (tmp_path / "f.png").exists()
+
+
+@pytest.mark.parametrize("name", ["rec.gif", "w1.58", "f.png.jpg"])
+def test_a_file_of_no_known_format_is_refused_before_anything(
+    name, blocks, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(analysis, "load", lambda *_, **__: pytest.fail("read"))
+    code, out, err = run(capsys, "plot", blocks[0], "--output", tmp_path / name)
+    assert (code, out) == (2, "")
+    assert f"output={str(tmp_path / name)!r} is no name of a figure; pass one that ends in" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_without_a_suffix_is_pdf_and_png(blocks, tmp_path, capsys):
+    code, out, _ = run(capsys, "plot", blocks[0], "--y", "lambda_max", "--output", tmp_path / "map")
+    assert code == 0
+    assert out.splitlines() == [str(tmp_path / "map.pdf"), str(tmp_path / "map.png")]
+    code, out, _ = run(capsys, "plot", blocks[0], "--y", "loss", "--output", tmp_path / "m.PNG")
+    assert out == f"{tmp_path / 'm.png'}\n"
