@@ -72,7 +72,7 @@ class Basis:
 
     def reserve(self, capacity: int) -> None:
         """Make room for `capacity` vectors in all."""
-        if self.policy.where == "none" or capacity <= self._rows.shape[0]:
+        if self.policy.where == "none" or self.condensed or capacity <= self._rows.shape[0]:
             return
         rows = torch.empty(
             capacity,
@@ -177,6 +177,7 @@ class Basis:
 
     def load(self, rows: torch.Tensor) -> None:
         """Take over vectors returned by `rows`."""
+        self.condensed = False
         self.reserve(rows.shape[0])
         if self.policy.where != "none":
             self._rows[: rows.shape[0]] = rows
