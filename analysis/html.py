@@ -23,6 +23,7 @@ th, td { text-align: left; padding: 4px 10px 4px 0; vertical-align: top;
   border-bottom: 1px solid #e4e4e7; }
 th { color: #52525b; font-weight: 600; white-space: nowrap; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td.lines { white-space: pre-line; }
 .scroll { overflow-x: auto; }
 figure { margin: 14px 0 22px; } figure img { max-width: 100%; height: auto; }
 figcaption, .small { color: #52525b; font-size: 13px; max-width: 90ch; }

@@ -75,7 +75,7 @@ def claims_section(root: Path, found: list[Claim], left_out: list[str]) -> list[
             claim.statement,
             ", ".join(filter(None, (_bits(claim.w_bits), claim.setting))),
             quantity(claim),
-            html.Cell(measured(claim), {"sources": _sources(root, claim)}),
+            html.Cell(_lines(claim), {"sources": _sources(root, claim)}, "lines"),
             claim.paper,
             claim.here,
             html.Cell(claim.verdict, css=f"verdict {CSS_OF.get(claim.verdict, 'unresolved')}"),
@@ -95,6 +95,10 @@ def claims_section(root: Path, found: list[Claim], left_out: list[str]) -> list[
 
 def _bits(w_bits: float | None) -> str:
     return "" if w_bits is None else f"{w_bits:g}"
+
+
+def _lines(claim: Claim) -> str:
+    return measured(claim).replace("; ", "\n").replace(", mean of ", ", mean of\n")
 
 
 def _sources(root: Path, claim: Claim) -> str:
