@@ -2,7 +2,14 @@
 
 from spectra.quant.activations import quantize_activations
 from spectra.quant.layer import QuantLinear
-from spectra.quant.model import QuantizedWeight, bypassed, quantized_state, reset_, set_noise
+from spectra.quant.model import (
+    QuantizedWeight,
+    amax_histories,
+    bypassed,
+    quantized_state,
+    reset_,
+    set_noise,
+)
 from spectra.quant.noise import Noise, NoiseState
 from spectra.quant.quantizer import Quantizer
 from spectra.quant.registry import get_quantizer, quantizer_names, register
@@ -18,6 +25,7 @@ __all__ = [
     "QuantizedWeight",
     "Quantizer",
     "SavedQuantization",
+    "amax_histories",
     "bypassed",
     "convert",
     "get_quantizer",

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from spectra.quant.noise import Noise, NoiseState
+from spectra.quant.scaling import AmaxHistory
 from spectra.quant.swap import quant_layers
 
 
@@ -66,6 +67,16 @@ def set_noise(model: nn.Module, noise: Noise | None, state: NoiseState | None = 
         layer.shared = shared
         layer.set_noise(noise)
     return shared.noise
+
+
+def amax_histories(model: nn.Module) -> dict[str, AmaxHistory]:
+    """Return the amax histories of all quantized layers by name; empty without delayed scaling."""
+    return {
+        f"{name}.scaling.{kind}": history
+        for name, layer in quant_layers(model).items()
+        if layer.scaling is not None
+        for kind, history in layer.scaling.histories().items()
+    }
 
 
 @contextmanager

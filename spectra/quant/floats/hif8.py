@@ -22,8 +22,8 @@ nearest of all values. |x| ≥ 40960, the middle between 2^15 and where 1.5 · 2
 infinity, or 2^15 with `saturate`; |x| < 2^−23 becomes zero.
 
 Gradients may be rounded by the hybrid rule: as above where |E| < 4, elsewhere stochastically, up
-with probability f, the distance to the lower neighbour in units of the gap. It is unbiased from 2^−23,
-below which everything still goes to zero, up to 2^15.
+with probability f, the distance to the lower neighbour in units of the gap. It is unbiased up to
+2^15 and down to 2^−23, below which everything still goes to zero.
 
 Where sources differ: 2^−23 itself, half way between 0 and 2^−22, goes away from zero here, as the
 rule says; the public CUDA kernel sends it to zero. The paper's stochastic rounding saves a
@@ -63,9 +63,7 @@ def decode(codes: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Ten
     return table[codes.long()]
 
 
-def encode(
-    x: torch.Tensor, *, saturate: bool = False, nan_to_zero: bool = False
-) -> torch.Tensor:
+def encode(x: torch.Tensor, *, saturate: bool = False, nan_to_zero: bool = False) -> torch.Tensor:
     """Return the HiF8 codes of `x`, rounded to nearest, ties away; uint8, the shape of `x`.
 
     Args:

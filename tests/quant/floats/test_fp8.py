@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ def test_the_values_are_those_of_the_definition(rounded, dtype, places, lowest, 
 @table
 def test_rounding_is_to_nearest_ties_to_the_even_code(rounded, dtype, places, lowest, largest):
     positive = built(places, lowest, largest)
-    for index, (a, b) in enumerate(zip(positive[:-1], positive[1:], strict=True)):
+    for index, (a, b) in enumerate(pairwise(positive)):
         middle = torch.tensor((a + b) / 2)
         below, above = (torch.nextafter(middle, torch.tensor(end)) for end in (a, b))
         even = a if index % 2 == 0 else b
