@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
@@ -77,6 +77,35 @@ def amax_histories(model: nn.Module) -> dict[str, AmaxHistory]:
         if layer.scaling is not None
         for kind, history in layer.scaling.histories().items()
     }
+
+
+@torch.no_grad()
+def advance_histories(
+    model: nn.Module, reduce_: Callable[[torch.Tensor], object] | None = None
+) -> None:
+    """End an optimizer step for delayed scaling: its largest entries become the newest of history.
+
+    Args:
+        model: A prepared model.
+        reduce_: Maximum over ranks, in place; called on one flat tensor, by every rank alike.
+    """
+    histories = list(amax_histories(model).values())
+    if not histories:
+        return
+    if histories[0].scaling.window == "steps":
+        flat = torch.stack([history.seen() for history in histories])
+        if reduce_ is not None:
+            reduce_(flat)
+        for history, amax in zip(histories, flat, strict=True):
+            history.advance(amax)
+        return
+    for history in histories:
+        history.advance()
+    if reduce_ is not None:  # entries are calls, as many on each rank
+        flat = torch.cat([history.amax for history in histories])
+        reduce_(flat)
+        for history, entries in zip(histories, flat.split(len(histories[0].amax)), strict=True):
+            history.amax.copy_(entries)
 
 
 @contextmanager

@@ -138,12 +138,16 @@ class AmaxHistory(nn.Module):
 
     @torch.no_grad()
     def advance(self, amax: torch.Tensor | None = None) -> None:
-        """Begin a new entry, of `amax` or else of what is pending; nothing where that is none."""
-        entry = self.pending if amax is None else amax
+        """Begin a new entry, of `amax` or else of what is pending; nothing where that is empty."""
+        entry = self.seen() if amax is None else amax
         self.pending = None
-        if entry is None or self.scaling.window == "calls":
-            return
-        self._push(entry)
+        if self.scaling.window == "steps":
+            self._push(entry)
+
+    def seen(self) -> torch.Tensor:
+        """Return the largest |x| since the last step, 0-dimensional; −1 if there was no call."""
+        empty = torch.full((), EMPTY, dtype=self.amax.dtype, device=self.amax.device)
+        return empty if self.pending is None else self.pending.to(empty)
 
     @torch.no_grad()
     def clear(self) -> None:
@@ -163,7 +167,10 @@ class AmaxHistory(nn.Module):
         return int((known == known.max()).int().argmax()) + 1
 
     def _push(self, entry: torch.Tensor) -> None:
-        self.amax.copy_(torch.cat([entry.to(self.amax).reshape(1), self.amax[:-1]]))
+        newest = entry.to(self.amax).reshape(1)
+        # Decided on the device: looking would wait for it.
+        moved = torch.cat([newest, self.amax[:-1]])
+        self.amax.copy_(torch.where(newest == EMPTY, self.amax, moved))
 
     def _observe(self, x: torch.Tensor, current: torch.Tensor, limit: torch.Tensor) -> None:
         size = x.numel()
