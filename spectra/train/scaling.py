@@ -9,7 +9,7 @@ and entries land beyond the target. For each tensor the log keeps, since the las
 r, the share of calls with r > 1, the share of entries beyond the limit, and for how many entries
 the window's maximum has been in it. A tensor is *saturated* where
 
-    r ≥ 2 in some call (HiF8 has lost a mantissa bit, FP8 clips to half), or
+    r ≥ 4 in some call (two binades: more than a maximum moves from step to step), or
     r > 1 in more than nine of ten calls, of eight at least (the window lags behind for good).
 
 One call in H + 1 exceeds the maximum of H like ones by chance, every other one the most recent or
@@ -37,7 +37,7 @@ from spectra.quant import advance_histories, amax_histories, quant_layers
 from spectra.quant.scaling import AmaxHistory, Moment
 
 FILE = "spectra_scaling.jsonl"
-RATIO = 2.0
+RATIO = 4.0
 SHARE, CALLS = 0.9, 8
 
 log = logging.getLogger(__name__)
