@@ -106,7 +106,8 @@ def plot_forgetting(runs: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
             "forgotten above", (1.0, RISE), xycoords=("axes fraction", "data"), xytext=(-2, 2),
             textcoords="offset points", ha="right", va="bottom", color=GREY, fontsize=8,
         )  # fmt: skip
-        top = float(np.nanmax(there["kept_rise"]))
+        errors = there["kept_rise_se"].fillna(0.0) if "kept_rise_se" in there else 0.0
+        top = float(np.nanmax(there["kept_rise"] + 2 * errors))
         ax.set_ylim(top=max(top * 1.1, 2 * RISE))
         ax.set_xlabel("step")
         ax.set_ylabel("rise of the kept loss  (nats a token)")
