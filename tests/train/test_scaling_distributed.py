@@ -12,27 +12,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from spectra.cli.main import main
 from spectra.quant.scaling import EMPTY
 from tests.train.test_distributed import WORKER
 
 FLAGS = ["--quantizer", "hif8", "--recipe", "dts", "--plain_steps", "1", "--max_steps", "4"]
 FLAGS += ["--seq_len", "12", "--eval_blocks", "4", "--per_device_train_batch_size", "4"]
 FLAGS += ["--save_steps", "2", "--logging_steps", "1", "--learning_rate", "1e-4", "--use_cpu"]
-SHARED = "g_bits=8"
 
 
-def spectra_train(launcher: list[str], model: Path, data: Path, output: Path, *more: str) -> None:
-    worker = output.with_suffix(".py")
-    worker.write_text(WORKER)
+def arguments(model: Path, data: Path, output: Path) -> list[str]:
     places = ["--model", str(model), "--data", str(data), "--output", str(output)]
-    found = subprocess.run(
-        [*launcher, str(worker), *places, *FLAGS, *more],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()},
-        timeout=240,
-    )
-    assert found.returncode == 0, found.stderr
+    return [*places, *FLAGS, "--quantizer_options", "g_bits=8"]
 
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -43,10 +34,18 @@ def runs(
     model_dir: Path, tokens: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Path]:
     root = tmp_path_factory.mktemp("runs")
-    options = ["--quantizer_options", SHARED]
     accumulate = ["--gradient_accumulation_steps", "2"]
-    spectra_train([sys.executable], model_dir, tokens, root / "one", *options, *accumulate)
-    spectra_train(TORCHRUN, model_dir, tokens, root / "two", *options)
+    assert main(["train", *arguments(model_dir, tokens, root / "one"), *accumulate]) == 0
+    worker = root / "worker.py"
+    worker.write_text(WORKER)
+    found = subprocess.run(
+        [*TORCHRUN, str(worker), *arguments(model_dir, tokens, root / "two")],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()},
+        timeout=240,
+    )
+    assert found.returncode == 0, found.stderr
     return root / "one", root / "two"
 
 
@@ -59,11 +58,10 @@ def test_the_windows_are_those_of_one_process_with_accumulation(runs: tuple[Path
             a, b = one[name], two[name]
             assert torch.equal(a == EMPTY, b == EMPTY)
             assert int((a != EMPTY).sum()) == step - 1  # one step was plain
-            # Adam's rounding may move a value over a threshold: windows agree as weights do.
-            torch.testing.assert_close(a, b, rtol=2e-2, atol=0)
-        weights = [n for n in names if n.endswith("weights.amax")]
-        for name in weights:
-            torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=0)
+            # The Trainer scales losses by the number of ranks, whose mean the gradients become.
+            b = torch.where((b != EMPTY) & ("gradients" in name), b / 2, b)
+            # Later, Adam's rounding may move a value over a threshold.
+            torch.testing.assert_close(a, b, rtol=1e-5 if step == 2 else 2e-2, atol=0)
 
 
 def test_both_ranks_have_the_same_windows_bit_for_bit(runs: tuple[Path, Path]) -> None:
