@@ -22,9 +22,9 @@ from torch import nn
 
 from spectra.errors import InputWarning, UsageError
 from spectra.quant.activations import quantize_activations
+from spectra.quant.delayed import DelayedScaling, Moment
 from spectra.quant.noise import Noise, NoiseState, What, draw
 from spectra.quant.quantizer import FULL_BITS, SCALE_FLOOR
-from spectra.quant.scaling import DelayedScaling, Moment
 from spectra.quant.spec import QuantSpec
 
 BYPASSES = ("none", "weights", "all")

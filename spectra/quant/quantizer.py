@@ -25,7 +25,7 @@ from spectra.errors import UsageError
 from spectra.quant.straight_through import StraightThrough
 
 if TYPE_CHECKING:
-    from spectra.quant.scaling import DelayedScaling
+    from spectra.quant.delayed import DelayedScaling
 
 FULL_BITS = 16
 SCALE_FLOOR = 1e-5

@@ -21,13 +21,13 @@ from typing import ClassVar
 import torch
 
 from spectra.errors import UsageError, nearest
+from spectra.quant.delayed import DelayedScaling
 from spectra.quant.floats import Format
 from spectra.quant.quantizer import FULL_BITS, Quantizer
 from spectra.quant.scaling import (
     POLICIES,
     SATURATE,
     WINDOWS,
-    DelayedScaling,
     Scaling,
     largest,
 )

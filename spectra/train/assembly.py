@@ -15,7 +15,7 @@ from spectra.data import TokenBlocks, token_blocks
 from spectra.errors import CheckpointError, UsageError, nearest
 from spectra.train.attach import attach
 from spectra.train.checks import check_arguments
-from spectra.train.evaluation import autocast_of, block_length
+from spectra.train.evaluation import block_length
 from spectra.train.kept import KeptTask
 from spectra.train.progress import TrainProgress
 from spectra.train.recipes import Recipe
@@ -99,8 +99,7 @@ def build(request: TrainRequest, arguments: Any) -> Assembly:
     settings = remembered(request, arguments, train_data, checkpoint)
     saver = attach(trainer, recipe, remember=settings)
     if kept is not None:
-        size = arguments.per_device_eval_batch_size
-        task = KeptTask(kept, batch_size=size, autocast=autocast_of(arguments))
+        task = KeptTask(kept, arguments)
         trainer.callback_handler.callbacks.insert(0, task)
     _try_optimizer(trainer, arguments)
     for bar in (ProgressCallback, PrinterCallback):

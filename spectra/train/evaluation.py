@@ -188,7 +188,7 @@ def evaluate(
         quantizer_options=options_of(request),
     )
     model, size = checkpoint.model, arguments.per_device_eval_batch_size
-    autocast = autocast_of(arguments)
+    autocast = torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else None
     text = None
     if request.eval_blocks != 0:
         blocks = token_blocks(
@@ -212,11 +212,6 @@ def evaluate(
         )
     name = "float32" if autocast is None else f"{str(autocast).removeprefix('torch.')} autocast"
     return Evaluation(checkpoint.meta, name, text, report, environment(arguments.device))
-
-
-def autocast_of(arguments: Any) -> torch.dtype | None:
-    """Return the type of autocast that TrainingArguments ask for, or None."""
-    return torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else None
 
 
 def block_length(request: TrainRequest, model: nn.Module) -> int:

@@ -36,14 +36,14 @@ class KeptTask(TrainerCallback):  # type: ignore[misc]
 
     Args:
         blocks: (B, T) token ids of the kept task.
-        batch_size: Blocks in a forward.
-        autocast: Type of matrix products, or None.
+        arguments: `transformers.TrainingArguments`: batch size and precision are theirs.
     """
 
-    def __init__(
-        self, blocks: TokenBlocks, *, batch_size: int, autocast: torch.dtype | None
-    ) -> None:
-        self.blocks, self.batch_size, self.autocast = blocks, batch_size, autocast
+    def __init__(self, blocks: TokenBlocks, arguments: Any) -> None:
+        self.blocks, self.batch_size = blocks, arguments.per_device_eval_batch_size
+        self.autocast: torch.dtype | None = None
+        if arguments.bf16 or arguments.fp16:
+            self.autocast = torch.bfloat16 if arguments.bf16 else torch.float16
         self._before: torch.Tensor | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

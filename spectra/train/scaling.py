@@ -34,7 +34,8 @@ from transformers import TrainerCallback
 
 from spectra.errors import UsageError
 from spectra.quant import advance_histories, amax_histories, quant_layers
-from spectra.quant.scaling import AmaxHistory, Moment
+from spectra.quant.delayed import Moment
+from spectra.quant.scaling import AmaxHistory
 
 FILE = "spectra_scaling.jsonl"
 RATIO = 4.0
