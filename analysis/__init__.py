@@ -6,10 +6,12 @@ from analysis.figures import (
     plot_cdf_band,
     plot_density,
     plot_extremes,
+    plot_forgetting,
     plot_grad_ratio,
     plot_heatmap,
     plot_mass_curve,
     plot_record,
+    plot_saturation,
     plot_speedup,
     plot_speedup_grid,
     plot_sweep,
@@ -19,9 +21,11 @@ from analysis.figures import (
     plot_winq,
 )
 from analysis.figures.comparison import comparison_figure, plot_comparison
+from analysis.forgetting import Forgetting, forgetting
 from analysis.labels import config_id
 from analysis.load import RecordWarning, load, spectrum
 from analysis.report import write_report
+from analysis.scaling import load_scaling
 from analysis.speedup import Speedup, speedup_table, speedups
 from analysis.style import figure_style, save_figure
 from analysis.summary import summary_lines
@@ -31,6 +35,7 @@ from analysis.training import load_training
 __all__ = [
     "Claim",
     "Comparison",
+    "Forgetting",
     "RecordWarning",
     "Speedup",
     "claims",
@@ -39,16 +44,20 @@ __all__ = [
     "comparison_figure",
     "config_id",
     "figure_style",
+    "forgetting",
     "load",
+    "load_scaling",
     "load_training",
     "plot_cdf_band",
     "plot_comparison",
     "plot_density",
     "plot_extremes",
+    "plot_forgetting",
     "plot_grad_ratio",
     "plot_heatmap",
     "plot_mass_curve",
     "plot_record",
+    "plot_saturation",
     "plot_speedup",
     "plot_speedup_grid",
     "plot_sweep",

@@ -36,7 +36,7 @@ def load_training(
     Returns:
         Columns `path`, `run`, `quantizer`, `recipe`, `method` (as `analysis.labels.method_name`
         has it; "scales only" for a run whose matrices were frozen), `w_bits`, `a_bits`, `seed`,
-        `step`, and what was logged.
+        `base_learning_rate` (the schedule's largest), `step`, and what was logged.
 
     Raises:
         RecordError: If there is no run, or none that can be read.
@@ -94,6 +94,7 @@ def _rows(place: Path, name: str) -> list[dict[str, Any]]:
             "w_bits": quantization["w_bits"],
             "a_bits": quantization["a_bits"],
             "seed": summary["arguments"].get("seed"),
+            "base_learning_rate": summary["arguments"].get("learning_rate"),
         }
     merged: dict[int, dict[str, Any]] = {}
     for entry in history:  # a step logs its loss and its evaluation apart

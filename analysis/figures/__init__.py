@@ -4,6 +4,7 @@ from analysis.figures.bands import plot_cdf_band, plot_mass_curve
 from analysis.figures.density import plot_density
 from analysis.figures.layers import plot_heatmap
 from analysis.figures.overview import plot_record
+from analysis.figures.scaling import plot_forgetting, plot_saturation
 from analysis.figures.speedup import plot_speedup, plot_speedup_grid
 from analysis.figures.sweeps import (
     plot_extremes,
@@ -18,10 +19,12 @@ __all__ = [
     "plot_cdf_band",
     "plot_density",
     "plot_extremes",
+    "plot_forgetting",
     "plot_grad_ratio",
     "plot_heatmap",
     "plot_mass_curve",
     "plot_record",
+    "plot_saturation",
     "plot_speedup",
     "plot_speedup_grid",
     "plot_sweep",

@@ -8,7 +8,7 @@ latent weights; their scales are never held below float32.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ def load_checkpoint(
     a_bits: float | None = None,
     kv_bits: float | None = None,
     initialize_scales: bool = False,
+    quantizer_options: Mapping[str, Any] | None = None,
 ) -> Checkpoint:
     """Load a causal language model and verify it.
 
@@ -61,10 +62,12 @@ def load_checkpoint(
             is quantized on loading, the state before the first step of training. For a quantized
             checkpoint, None takes what it says, and a value must agree with that.
         w_bits: Width of the weights: 1.58 is ternary, 16 full precision.
-        a_bits: Width of the inputs of the quantized layers; None is 16 for a float checkpoint.
+        a_bits: Width of the inputs of the quantized layers; None is 16 for a float checkpoint
+            (8 for the floating-point quantizers, hif8 and fp8).
         kv_bits: Width of keys and values; None is 16 for a float checkpoint.
         initialize_scales: Whether scales that a quantized checkpoint has lost may be derived from
             its latent weights.
+        quantizer_options: Options of the quantizer, such as {"policy": "mean"} for hif8.
 
     Returns:
         The model in evaluation mode on one device, its tokenizer or None, its quantization or None,
@@ -78,7 +81,9 @@ def load_checkpoint(
         OutOfMemoryError: If the model does not fit.
     """
     chosen, place = parse_dtype(dtype), parse_device(device)
-    asked = Asked(quantizer, w_bits, a_bits, kv_bits, initialize_scales)
+    asked = Asked(
+        quantizer, w_bits, a_bits, kv_bits, initialize_scales, dict(quantizer_options or {})
+    )
     location = locate(path, revision=revision)
     is_gguf = location.format == "gguf"
     with quiet(bars=is_gguf):

@@ -18,6 +18,7 @@ class Plan:
     Attributes:
         qat: What the checkpoint then is.
         stored: Layer -> name of its stored scale; empty where `qat.scales` is not "stored".
+        histories: Names of stored amax histories, of a quantizer with delayed scaling.
         ignored: Other stored tensors of a quantizer, which nothing needs.
         notes: Sentences for the record.
     """
@@ -25,12 +26,13 @@ class Plan:
     qat: Qat
     stored: dict[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+    histories: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
     def expected(self) -> frozenset[str]:
         """Names of stored tensors that a stock model has no place for, and that are understood."""
-        return frozenset([*self.stored.values(), *self.ignored])
+        return frozenset([*self.stored.values(), *self.histories, *self.ignored])
 
 
 def learns_scale(spec: QuantSpec) -> bool:

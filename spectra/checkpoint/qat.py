@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -65,6 +66,7 @@ class Asked:
         w_bits: Width of the weights.
         a_bits: Width of the inputs of the quantized layers.
         kv_bits: Width of keys and values.
+        options: Options of the quantizer; empty leaves them to the checkpoint.
         initialize_scales: Whether scales that are not stored may be derived from the weights.
 
     Raises:
@@ -76,6 +78,7 @@ class Asked:
     a_bits: float | None = None
     kv_bits: float | None = None
     initialize_scales: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # What no quantizer knows is refused before any file is read.
@@ -88,6 +91,7 @@ class Asked:
             w_bits=FULL_BITS if self.quantizer is None and bits in known else bits,
             a_bits=FULL_BITS if self.a_bits is None else self.a_bits,
             kv_bits=FULL_BITS if self.kv_bits is None else self.kv_bits,
+            **self.options,
         )
 
     def spec(self, **known: Any) -> QuantSpec:
@@ -100,19 +104,24 @@ class Asked:
         chosen = known | {name: bits for name, bits in widths.items() if bits is not None}
         quantizer = self.quantizer or chosen.pop("quantizer", DEFAULT_QUANTIZER)
         chosen.pop("quantizer", None)
+        built = get_quantizer(quantizer)
+        if len(built.supported_bits) == 1:  # an 8-bit format has no other width
+            chosen.setdefault("w_bits", built.supported_bits[0])
+        if built.own_a_bits and chosen.get("w_bits") != FULL_BITS:
+            chosen.setdefault("a_bits", built.own_a_bits[0])
         if "w_bits" not in chosen:
-            supported = ", ".join(f"{b:g}" for b in get_quantizer(quantizer).supported_bits)
+            supported = ", ".join(f"{b:g}" for b in built.supported_bits)
             raise UsageError(
                 f"the width of the weights is missing; pass --w_bits with one of {supported}, or "
                 f"{FULL_BITS} for full precision."
             )
-        return spec(quantizer, **chosen)
+        return spec(quantizer, **{**chosen, **self.options})
 
     @property
     def anything(self) -> bool:
         """Whether a quantization is asked for at all."""
         named = (self.quantizer, self.w_bits, self.a_bits, self.kv_bits)
-        return any(value is not None for value in named)
+        return any(value is not None for value in named) or bool(self.options)
 
     def conflict(self, found: QuantSpec) -> str:
         """Return where `found` differs from what is asked, as "w_bits=2, not 3", or nothing."""
@@ -121,6 +130,11 @@ class Asked:
             wanted, stored = getattr(self, name), getattr(found, name)
             if wanted is not None and wanted != stored:
                 differing.append(f"{name}={_plain(stored)}, not {_plain(wanted)}")
+        stored_options = dict(found.options)
+        for name, wanted in self.options.items():
+            stored = stored_options.get(name, getattr(found.build(), name, None))
+            if wanted != stored:
+                differing.append(f"{name}={stored!r}, not {wanted!r}")
         return " and ".join(differing)
 
 

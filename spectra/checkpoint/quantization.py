@@ -15,6 +15,7 @@ from torch import nn
 
 from spectra.checkpoint import verify
 from spectra.checkpoint.formats import own, paretoq
+from spectra.checkpoint.histories import load_histories
 from spectra.checkpoint.locate import Location, shorten
 from spectra.checkpoint.plan import Plan, in_words, learns_scale, scales_of
 from spectra.checkpoint.qat import Asked, Qat
@@ -140,6 +141,7 @@ def quantize_model(
         if low:
             notes.append(f"{low} stored scales are not above {SCALE_FLOOR:g} and work as that")
     prepare(model, plan.qat.spec, scales=scales)
+    notes += load_histories(location, model, plan.histories)
     return (what_runs(plan.qat), *notes)
 
 

@@ -20,7 +20,7 @@ from spectra.quant.saved import FILE
 # Packed codes and step sizes of formats that are not read; never part of a float model.
 PACKED = re.compile(r"(^|\.)(qweight|qzeros|g_idx|weight_scale(_inv)?|weight_fake_quantizer\.\w+)$")
 # Ordinary models may have a scale; it tells a quantizer only where the model has no place for it.
-SCALE = re.compile(r"(^|[._])scales?$|(^|\.)weight_clip_val(_list\.\d+)?$")
+SCALE = re.compile(r"(^|[._])scales?$|\.scaling\.\w+\.amax$|(^|\.)weight_clip_val(_list\.\d+)?$")
 
 
 def refuse_packed(location: Location, names: Iterable[str], config: dict[str, Any]) -> None:

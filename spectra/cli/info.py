@@ -96,6 +96,8 @@ def _quantization(qat: checkpoint.Qat) -> list[tuple[str, str]]:
         ("quantized", f"{in_words(qat.spec)}; {scales[qat.scales]}"),
         ("trained by", by[qat.source]),
     ]
+    if qat.spec.options:
+        facts.append(("options", ", ".join(f"{n}={value}" for n, value in qat.spec.options)))
     told = [qat.method or "", "" if qat.step is None else f"step {qat.step}"]
     if qat.resets:
         told.append(f"{qat.resets} resets")

@@ -20,6 +20,8 @@ for another figure:
   sweep     one number (--y) against --x   extremes   λmin and λmax against --x
   heatmap   one number over --x and block  training   a logged quantity (--y) against the step
   speedup   losses, and when WinQ has the baseline's last    grad   ‖∇L‖ / ‖W‖ against the step
+  saturation   amax windows of delayed scaling (--y ratio, exceeded, clipped, age)
+  forgetting   loss on a kept task, beside the control in plain precision, with verdicts
 
 `--style winq` draws the 50-bin histogram of arXiv 2605.17471."""
 
@@ -29,10 +31,11 @@ examples:
   spectra plot results/w2 --hue step --output density.pdf
   spectra plot results --kind sweep --x step --y rms_eigenvalue --output rms.png
   spectra plot results/layers --kind heatmap --y lambda_max --output layers.svg
-  spectra plot runs --kind speedup --output speedup.png"""
+  spectra plot runs --kind speedup --output speedup.png
+  spectra plot runs/hif8 --kind saturation --output windows.png"""
 
 RECORDS = ("record", "density", "mass", "sweep", "extremes", "heatmap")
-LOGS = ("training", "speedup")
+LOGS = ("training", "speedup", "saturation", "forgetting")
 EITHER = ("grad",)
 KINDS = (*RECORDS, *LOGS, *EITHER)
 AXES = ("step", "w_bits", "toward_grid", "layer", "noisy_weights", "lanczos_steps")
@@ -123,7 +126,13 @@ def _winq(spectra: list[Any]) -> Any:
 def _training(asked: Arguments) -> Any:
     import analysis
 
+    if asked.kind == "saturation":
+        return analysis.plot_saturation(analysis.load_scaling(asked.results), asked.y or "ratio")
     logs = analysis.load_training(asked.results)
+    if asked.kind == "forgetting":
+        for verdict in analysis.forgetting(logs):
+            say(verdict.text())
+        return analysis.plot_forgetting(logs)
     widths = logs["w_bits"].nunique() if "w_bits" in logs else 0
     if asked.kind == "grad":
         ratio = "grad_weight_ratio"

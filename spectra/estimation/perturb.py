@@ -92,7 +92,7 @@ class Displacement:
                     "values, and this checkpoint has no quantizer; pass --quantizer and --w_bits."
                 )
             quant.reset_(model, self.toward_grid)
-            rederived = self._scales(layers, notes)
+            rederived = self._scales(model, layers, notes)
         if self.noisy_weights is not None:
             self._add_noise(layers, model, params)
             where = "all quantized weights and learned scales" if layers else "the selected weights"
@@ -103,15 +103,20 @@ class Displacement:
             "noisy_weights": self.noisy_weights,
         }, notes
 
-    def _scales(self, layers: dict[str, quant.QuantLinear], notes: list[str]) -> bool:
+    def _scales(
+        self, model: nn.Module, layers: dict[str, quant.QuantLinear], notes: list[str]
+    ) -> bool:
         learned = [layer for layer in layers.values() if layer.scale is not None]
         if not learned:
             name = next(iter(layers.values())).spec.quantizer
             if self.rederive_scales:
                 raise UsageError(
                     f"rederive_scales has nothing to do: {name} learns no scale and derives it "
-                    "from the weights in every forward; leave it out."
+                    "from the weights, or their history, in every forward; leave it out."
                 )
+            if quant.amax_histories(model):
+                notes.append(f"the scales of {name} stay those of its amax histories, where stored")
+                return False
             notes.append(f"{name} learns no scale: it follows the moved weights")
             return True
         if self.rederive_scales:

@@ -2,10 +2,18 @@
 
 from spectra.quant.activations import quantize_activations
 from spectra.quant.layer import QuantLinear
-from spectra.quant.model import QuantizedWeight, bypassed, quantized_state, reset_, set_noise
+from spectra.quant.model import (
+    QuantizedWeight,
+    advance_histories,
+    amax_histories,
+    bypassed,
+    quantized_state,
+    reset_,
+    set_noise,
+)
 from spectra.quant.noise import Noise, NoiseState
 from spectra.quant.quantizer import Quantizer
-from spectra.quant.registry import get_quantizer, quantizer_names, register
+from spectra.quant.registry import get_quantizer, parse_options, quantizer_names, register
 from spectra.quant.saved import SavedQuantization, read_saved
 from spectra.quant.spec import QuantSpec, spec
 from spectra.quant.swap import convert, prepare, quant_layers
@@ -18,9 +26,12 @@ __all__ = [
     "QuantizedWeight",
     "Quantizer",
     "SavedQuantization",
+    "advance_histories",
+    "amax_histories",
     "bypassed",
     "convert",
     "get_quantizer",
+    "parse_options",
     "prepare",
     "quant_layers",
     "quantize_activations",

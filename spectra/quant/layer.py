@@ -22,8 +22,9 @@ from torch import nn
 
 from spectra.errors import InputWarning, UsageError
 from spectra.quant.activations import quantize_activations
+from spectra.quant.delayed import DelayedScaling, Moment
 from spectra.quant.noise import Noise, NoiseState, What, draw
-from spectra.quant.quantizer import FULL_BITS, SCALE_FLOOR, floored
+from spectra.quant.quantizer import FULL_BITS, SCALE_FLOOR
 from spectra.quant.spec import QuantSpec
 
 BYPASSES = ("none", "weights", "all")
@@ -36,10 +37,12 @@ class Shared:
     Attributes:
         noise: Where training stands, for the noise.
         floor_told: Whether the warning about floored scales was given.
+        moment: Where training stands, for stochastic rounding.
     """
 
     noise: NoiseState = field(default_factory=NoiseState)
     floor_told: bool = False
+    moment: Moment = field(default_factory=Moment)
 
 
 class QuantLinear(nn.Linear):
@@ -56,12 +59,14 @@ class QuantLinear(nn.Linear):
         output_bits: Width of the outputs: `kv_bits` in a key or value projection, else 16.
         noise: Noise in training mode, or None.
         shared: State in common with the other layers of the model.
+        scaling: Histories of a floating-point quantizer, None for the others.
         bypass: "weights": weights are used as they are; "all": inputs and outputs too.
     """
 
     scale: nn.Parameter | None
     weight_noise_std: nn.Parameter | None
     scale_noise_std: nn.Parameter | None
+    scaling: DelayedScaling | None
 
     def __init__(
         self, linear: nn.Module, spec: QuantSpec, scale: torch.Tensor | None, name: str
@@ -76,6 +81,7 @@ class QuantLinear(nn.Linear):
         self.weight = weight
         self.bias = linear._parameters["bias"]  # type: ignore[assignment]
         self.scale = self._first_scale(scale)
+        self.scaling = self.quantizer.layer_state(weight, spec.w_bits, spec.a_bits)
         for parameter in ("weight_noise_std", "scale_noise_std"):
             self.register_parameter(parameter, None)
         self.index, self.output_bits, self.bypass = 0, FULL_BITS, "none"
@@ -123,9 +129,11 @@ class QuantLinear(nn.Linear):
         """Return (..., out) for inputs (..., in)."""
         activations = self.bypass != "all"
         if activations:
-            x = quantize_activations(x, self.spec.a_bits)
+            x = self._quantized_input(x)
         rows = self._quantized_rows(noise=True).to(x.dtype)
         y = nn.functional.linear(x, rows, self.bias)
+        if activations and self.scaling is not None and self.training:
+            y = self.scaling.quantize_gradients(y)
         return quantize_activations(y, self.output_bits) if activations else y
 
     def quantized_weight(self, *, noise: bool = False) -> torch.Tensor:
@@ -151,7 +159,7 @@ class QuantLinear(nn.Linear):
             return torch.zeros_like(self.weight, dtype=torch.uint8)
         rows = self._turn(self.weight)
         rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-        code = self.quantizer.code(rows / floored(self._scale_of(rows)), self._bits)
+        code = self.quantizer.code(self.quantizer.units(rows, self._scale_of(rows)), self._bits)
         grid = torch.tensor(self.quantizer.grid(self._bits), dtype=code.dtype, device=code.device)
         level = torch.bucketize(code.contiguous(), (grid[1:] + grid[:-1]) / 2)
         return self._turn(level.to(torch.uint8))
@@ -237,7 +245,7 @@ class QuantLinear(nn.Linear):
             active = self.noise if noise and self.training else None
             if active is not None and active.before:
                 rows = self._perturb(rows, active, What.WEIGHT)
-            scale = self._scale_of(rows)
+            scale = self._scale_of(rows, record=noise and self.training)
             self._tell_floored()
             if active is not None and active.before and self.scale is not None:
                 scale = self._perturb(scale, active, What.SCALE)
@@ -246,8 +254,15 @@ class QuantLinear(nn.Linear):
                 quantized = self._perturb(quantized, active, What.QUANTIZED)
             return quantized
 
-    def _scale_of(self, rows: torch.Tensor) -> torch.Tensor:
+    def _quantized_input(self, x: torch.Tensor) -> torch.Tensor:
+        if self.scaling is None:
+            return quantize_activations(x, self.spec.a_bits)
+        return self.scaling.quantize_inputs(x, record=self.training)
+
+    def _scale_of(self, rows: torch.Tensor, *, record: bool = False) -> torch.Tensor:
         """Return the learned scale, or the statistic of the given rows, not differentiated."""
+        if self.scaling is not None and self.scaling.weights is not None:
+            return self.scaling.weights.step(rows, record=record).expand(len(rows), 1)
         if self.scale is None:
             return self.quantizer.initial_scale(rows, self._bits)
         return self.scale.to(torch.promote_types(self.scale.dtype, torch.float32))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from spectra.quant.noise import Noise, NoiseState
+from spectra.quant.scaling import AmaxHistory
 from spectra.quant.swap import quant_layers
 
 
@@ -66,6 +67,45 @@ def set_noise(model: nn.Module, noise: Noise | None, state: NoiseState | None = 
         layer.shared = shared
         layer.set_noise(noise)
     return shared.noise
+
+
+def amax_histories(model: nn.Module) -> dict[str, AmaxHistory]:
+    """Return the amax histories of all quantized layers by name; empty without delayed scaling."""
+    return {
+        f"{name}.scaling.{kind}": history
+        for name, layer in quant_layers(model).items()
+        if layer.scaling is not None
+        for kind, history in layer.scaling.histories().items()
+    }
+
+
+@torch.no_grad()
+def advance_histories(
+    model: nn.Module, reduce_: Callable[[torch.Tensor], object] | None = None
+) -> None:
+    """End an optimizer step for delayed scaling: its largest entries become the newest of history.
+
+    Args:
+        model: A prepared model.
+        reduce_: Maximum over ranks, in place; called on one flat tensor, by every rank alike.
+    """
+    histories = list(amax_histories(model).values())
+    if not histories:
+        return
+    if histories[0].scaling.window == "steps":
+        flat = torch.stack([history.seen() for history in histories])
+        if reduce_ is not None:
+            reduce_(flat)
+        for history, amax in zip(histories, flat, strict=True):
+            history.advance(amax)
+        return
+    for history in histories:
+        history.advance()
+    if reduce_ is not None:  # entries are calls, as many on each rank
+        flat = torch.cat([history.amax for history in histories])
+        reduce_(flat)
+        for history, entries in zip(histories, flat.split(len(histories[0].amax)), strict=True):
+            history.amax.copy_(entries)
 
 
 @contextmanager

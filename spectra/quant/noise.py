@@ -119,6 +119,11 @@ def draw(
     for value in words:
         if not 0 <= value < _WORD:  # a longer integer takes two words and could be another key
             raise UsageError(f"{state} holds {value}; pass integers from 0 to 2³² − 1.")
-    seed = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
-    generator = torch.Generator(device=like.device).manual_seed(seed)
+    generator = generator_of(words, like.device)
     return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
+
+
+def generator_of(words: tuple[int, ...], device: torch.device) -> torch.Generator:
+    """Return a generator on `device` seeded by integers from 0 to 2³² − 1."""
+    seed = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
+    return torch.Generator(device=device).manual_seed(seed)

@@ -17,12 +17,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
 from spectra.errors import UsageError
 from spectra.quant.straight_through import StraightThrough
+
+if TYPE_CHECKING:
+    from spectra.quant.delayed import DelayedScaling
 
 FULL_BITS = 16
 SCALE_FLOOR = 1e-5
@@ -37,11 +40,14 @@ class Quantizer(ABC):
         name: Its name in specifications, flags and files.
         supported_bits: The widths it defines, 16 (none) aside.
         learns_scale: Whether the scale is a parameter; else it is a statistic of the weights.
+        own_a_bits: Widths of activations that it quantizes itself; empty leaves them to
+            `spectra.quant.activations`.
     """
 
     name: ClassVar[str]
     supported_bits: ClassVar[tuple[float, ...]]
     learns_scale: ClassVar[bool] = True
+    own_a_bits: ClassVar[tuple[int, ...]] = ()
 
     @abstractmethod
     def grid(self, bits: float) -> tuple[float, ...]:
@@ -87,6 +93,28 @@ class Quantizer(ABC):
             f"w_bits={bits:g} is not defined by the quantizer {self.name!r}{hint}; pass one of "
             f"{known}, or {FULL_BITS} for full precision."
         )
+
+    def selects(self, name: str, block: int | None, blocks: int) -> bool:
+        """Return whether a linear layer is quantized at all.
+
+        Args:
+            name: Its name in the model.
+            block: Number of its transformer block; None outside of blocks.
+            blocks: How many there are.
+        """
+        del name, block, blocks
+        return True
+
+    def layer_state(
+        self, like: torch.Tensor, w_bits: float, a_bits: float
+    ) -> DelayedScaling | None:
+        """Return what a layer with weight `like` has to remember, or None."""
+        del like, w_bits, a_bits
+        return None
+
+    def units(self, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """Return s = x/a."""
+        return x / floored(scale)
 
     def initial_scale(self, weight: torch.Tensor, bits: float) -> torch.Tensor:
         """Return the scale (out, 1) of a full-precision weight, at least in float32, floored."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -41,13 +42,7 @@ def get_quantizer(name: str, **options: Any) -> Quantizer:
     Raises:
         UsageError: If there is none of that name, or it has no such option or value.
     """
-    known = quantizer_names()
-    if name not in known:
-        raise UsageError(
-            f"quantizer {name!r} is not known{nearest(name, known)}; pass one of "
-            f"{', '.join(known)}."
-        )
-    allowed = [field.name for field in fields(_KNOWN[name])]
+    allowed = [field.name for field in fields(_class_of(name))]
     for option in options:
         if option not in allowed:
             raise UsageError(
@@ -55,3 +50,43 @@ def get_quantizer(name: str, **options: Any) -> Quantizer:
                 f"has {', '.join(allowed) or 'none'}."
             )
     return _KNOWN[name](**options)
+
+
+def parse_options(name: str, texts: Iterable[str]) -> dict[str, Any]:
+    """Return options of the quantizer `name` from texts as "policy=mean", typed as it has them.
+
+    Raises:
+        UsageError: If a text is no assignment, or the value is not of the option's type. Unknown
+            options are left to `get_quantizer`.
+    """
+    kinds = {field.name: type(field.default) for field in fields(_class_of(name))}
+    found: dict[str, Any] = {}
+    for text in texts:
+        option, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(
+                f"quantizer_options={text!r} assigns nothing; write name=value, as policy=mean."
+            )
+        found[option] = _typed(option, value, kinds.get(option, str))
+    return found
+
+
+def _typed(option: str, value: str, kind: type) -> Any:
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[value.lower()]
+        return kind(value)
+    except (ValueError, KeyError):
+        raise UsageError(
+            f"{option}={value!r} is not of type {kind.__name__}; pass such a value."
+        ) from None
+
+
+def _class_of(name: str) -> type[Quantizer]:
+    known = quantizer_names()
+    if name not in known:
+        raise UsageError(
+            f"quantizer {name!r} is not known{nearest(name, known)}; pass one of "
+            f"{', '.join(known)}."
+        )
+    return _KNOWN[name]

@@ -107,7 +107,14 @@ def spec(
             )
     built = get_quantizer(quantizer, **options)
     built.check_bits(w_bits)
-    check_activation_bits("a_bits", a_bits)
+    if not built.own_a_bits:
+        check_activation_bits("a_bits", a_bits)
+    elif a_bits not in (*built.own_a_bits, FULL_BITS):
+        own = ", ".join(map(str, built.own_a_bits))
+        raise UsageError(
+            f"a_bits={a_bits:g} is not defined by the quantizer {quantizer!r}, which quantizes "
+            f"activations itself; pass {own}, or {FULL_BITS} for none."
+        )
     check_activation_bits("kv_bits", kv_bits)
     return QuantSpec(
         quantizer=quantizer,

@@ -58,3 +58,25 @@ class StraightThrough(torch.autograd.Function):
             kappa = quantizer.gradient_scale(x.numel(), bits)
             grad_scale = (slope * g * kappa).sum_to_size(scale.shape)
         return grad_x, grad_scale, None, None
+
+
+class Replace(torch.autograd.Function):
+    """`apply(x, value)`: the constant `value`, with derivative 1 in x, of every order."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """Return `value`."""
+        del x
+        return value.view_as(value)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        """Keep nothing."""
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Return the gradient as it is."""
+        del ctx
+        return grads[0], None

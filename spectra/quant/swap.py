@@ -42,7 +42,7 @@ def prepare(
             quantized already, `kv_bits` finds no separate key and value projections, or `scales`
             does not fit the layers.
     """
-    found = linear_layers(model)
+    found = selected_layers(model, spec)
     if scales is not None:
         _check_scales(scales, found)
     keys = [name for name in found if name.rpartition(".")[2] in _KEY_VALUE]
@@ -58,6 +58,8 @@ def prepare(
         scale = None if scales is None else scales[name]
         layer = QuantLinear.from_linear(linear, spec, scale=scale, name=name)
         layer.index, layer.shared = index, shared
+        if layer.scaling is not None:
+            layer.scaling.index, layer.scaling.moment = index, shared.moment
         layer.output_bits = spec.kv_bits if name in keys else FULL_BITS
         swapped[name] = layer
     # Only now: a layer that is refused leaves the model as it was.
@@ -146,6 +148,35 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
             "pass a causal language model."
         )
     return found
+
+
+def selected_layers(model: nn.Module, spec: QuantSpec) -> dict[str, nn.Module]:
+    """Return the layers of `linear_layers` that the quantizer of `spec` does not leave out.
+
+    Raises:
+        UsageError: If it leaves out all, or as `linear_layers`.
+    """
+    quantizer, found = spec.build(), linear_layers(model)
+    lists = {prefix: module for prefix, module in _blocks(model) if prefix}
+    chosen = {}
+    for name, layer in found.items():
+        block, blocks = None, 0
+        for prefix, module in lists.items():
+            if name.startswith(f"{prefix}."):
+                first = name.removeprefix(f"{prefix}.").partition(".")[0]
+                block, blocks = int(first), len(list(module.children()))
+        if quantizer.selects(name, block, blocks):
+            chosen[name] = layer
+    if not chosen:
+        raise UsageError(
+            f"the options of {spec.quantizer} ({_told(spec)}) leave out all {len(found)} linear "
+            f"layers, of which the first is {next(iter(found))}; leave some to quantize."
+        )
+    return chosen
+
+
+def _told(spec: QuantSpec) -> str:
+    return ", ".join(f"{name}={value}" for name, value in spec.options)
 
 
 def _check_scales(scales: Mapping[str, torch.Tensor], layers: Mapping[str, nn.Module]) -> None:

@@ -7,12 +7,13 @@
 from spectra.train.attach import attach
 from spectra.train.evaluation import Evaluation, Heldout, evaluate, heldout
 from spectra.train.presets import DEFAULTS, PRESETS, preset
-from spectra.train.recipes import RECIPES, Baseline, Recipe, WinQ
+from spectra.train.recipes import DTS, RECIPES, Baseline, Recipe, WinQ
 from spectra.train.request import TrainRequest
 from spectra.train.run import TrainResult, train
 
 __all__ = [
     "DEFAULTS",
+    "DTS",
     "PRESETS",
     "RECIPES",
     "Baseline",

@@ -16,11 +16,12 @@ from spectra.errors import CheckpointError, UsageError, nearest
 from spectra.train.attach import attach
 from spectra.train.checks import check_arguments
 from spectra.train.evaluation import block_length
+from spectra.train.kept import KeptTask
 from spectra.train.progress import TrainProgress
 from spectra.train.recipes import Recipe
 from spectra.train.recipes.choose import build_recipe
 from spectra.train.remember import remembered, total_steps
-from spectra.train.request import TrainRequest
+from spectra.train.request import TrainRequest, options_of
 from spectra.train.saving import QuantizationWriter
 
 DEFAULT_EVAL_BLOCKS = 64
@@ -63,6 +64,7 @@ def build(request: TrainRequest, arguments: Any) -> Assembly:
         recipe.plan(arguments.max_steps)
     checkpoint = load_model(request)
     train_data, eval_data = read_data(request, checkpoint, arguments)
+    kept = read_kept(request, checkpoint, eval_data)
     if eval_data is None:
         arguments.eval_strategy = "no"
     if arguments.max_steps <= 0:
@@ -96,6 +98,9 @@ def build(request: TrainRequest, arguments: Any) -> Assembly:
         raise UsageError(f"the Trainer refuses its arguments: {first_line(error)}.") from None
     settings = remembered(request, arguments, train_data, checkpoint)
     saver = attach(trainer, recipe, remember=settings)
+    if kept is not None:
+        task = KeptTask(kept, arguments)
+        trainer.callback_handler.callbacks.insert(0, task)
     _try_optimizer(trainer, arguments)
     for bar in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(bar)
@@ -146,6 +151,7 @@ def load_model(request: TrainRequest) -> Checkpoint:
             a_bits=request.a_bits,
             kv_bits=request.kv_bits,
             initialize_scales=request.initialize_scales,
+            quantizer_options=options_of(request),
         )
     except CheckpointError as error:  # the flag is another one here
         raise CheckpointError(str(error).replace("ckpt=", "model=", 1)) from None
@@ -196,6 +202,31 @@ def read_data(
             "--eval_blocks, or a smaller --seq_len."
         )
     return whole.split(len(whole) - heldout_blocks)
+
+
+def read_kept(
+    request: TrainRequest, checkpoint: Checkpoint, eval_data: TokenBlocks | None
+) -> TokenBlocks | None:
+    """Read the blocks of the kept task, None where none is asked for.
+
+    Raises:
+        UsageError: If nothing is evaluated in the run.
+        DataError: If the text is too short or cannot be read.
+    """
+    if request.kept_data is None:
+        return None
+    if eval_data is None:
+        raise UsageError(
+            f"kept_data={request.kept_data!r} is read wherever held-out text is, and eval_blocks=0 "
+            "leaves none; pass --eval_blocks 64, or leave it out."
+        )
+    return token_blocks(
+        request.kept_data,
+        checkpoint.tokenizer,
+        seq_len=block_length(request, checkpoint.model),
+        max_blocks=request.eval_blocks or DEFAULT_EVAL_BLOCKS,
+        vocab_size=checkpoint.model.get_input_embeddings().num_embeddings,
+    )
 
 
 def freeze_matrices(model: nn.Module) -> None:

@@ -16,12 +16,13 @@ from typing import Any
 import torch
 
 from spectra.errors import UsageError
-from spectra.quant import quant_layers
+from spectra.quant import amax_histories, quant_layers
 from spectra.train.checks import SHARDED, check_arguments
 from spectra.train.guard import FiniteGuard
 from spectra.train.metrics import QuantizationMetrics
 from spectra.train.recipes import Baseline, Recipe
 from spectra.train.saving import QuantizationWriter
+from spectra.train.scaling import ScalingSteps
 
 
 def attach(
@@ -61,7 +62,9 @@ def attach(
     saver.join(trainer)
     recipe.setup(trainer.model, trainer.args.seed)
     handler = trainer.callback_handler
-    handler.callbacks[:0] = [recipe, QuantizationMetrics(), FiniteGuard()]
+    # Histories advance first: a recipe that moves weights sees the scales of the next forward.
+    steps = [ScalingSteps(trainer.model, trainer.args)] if amax_histories(trainer.model) else []
+    handler.callbacks[:0] = [*steps, recipe, QuantizationMetrics(), FiniteGuard()]
     return saver
 
 

@@ -29,7 +29,7 @@ from spectra.data import TokenBlocks, token_blocks
 from spectra.errors import InputWarning, NumericalError, OutOfMemoryError, UsageError
 from spectra.estimation.environment import environment
 from spectra.train.harness import TaskReport, run_tasks
-from spectra.train.request import TrainRequest
+from spectra.train.request import TrainRequest, options_of
 from spectra.train.tasks import LoadedTasks
 
 FILE = "spectra_evaluation.json"
@@ -185,6 +185,7 @@ def evaluate(
         a_bits=request.a_bits,
         kv_bits=request.kv_bits,
         initialize_scales=request.initialize_scales,
+        quantizer_options=options_of(request),
     )
     model, size = checkpoint.model, arguments.per_device_eval_batch_size
     autocast = torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else None
@@ -257,7 +258,7 @@ def heldout(
         with torch.no_grad(), bar:
             for start in range(0, len(blocks), batch_size):
                 ids = blocks.ids[start : start + batch_size]
-                means[start : start + len(ids)] = _block_losses(model, ids.to(device), autocast)
+                means[start : start + len(ids)] = block_losses(model, ids.to(device), autocast)
                 bar.update(len(ids))
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "out of memory" not in str(error).lower():
@@ -286,9 +287,7 @@ def heldout(
     )
 
 
-def _block_losses(
-    model: nn.Module, ids: torch.Tensor, autocast: torch.dtype | None
-) -> torch.Tensor:
+def block_losses(model: nn.Module, ids: torch.Tensor, autocast: torch.dtype | None) -> torch.Tensor:
     """Return the mean loss of each block of (b, T), float64 on the CPU."""
     with torch.autocast(ids.device.type, dtype=autocast, enabled=autocast is not None):
         logits = model(input_ids=ids, use_cache=False).logits  # (b, T, V)

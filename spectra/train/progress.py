@@ -17,6 +17,9 @@ _SHOWN = {
     "grad_norm": "grad {:.3g}",
     "quant_error_ratio": "‖W−Q‖/‖W‖ {:.4f}",
     "masked_fraction": "masked {:.2%}",
+    "amax_ratio": "amax ratio {:.3g}",
+    "amax_saturated": "saturated {:.0f}",
+    "kept_loss": "kept loss {:.4f}",
     "code_change": "codes changed {:.2%}",
 }
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from spectra.errors import UsageError
+from spectra.quant import parse_options
+
 
 def _option(default: Any, text: str, *aliases: str) -> Any:
     metadata: dict[str, Any] = {"help": text}
@@ -46,14 +49,20 @@ class TrainRequest:
     preset: str | None = _option(
         None, "Published setting, as llama-1b-w2a16, or llama-1b-w2a16-baseline; flags override."
     )
-    quantizer: str | None = _option(None, "Weight quantizer: paretoq (default), lsq, rtn.")
-    w_bits: float | None = _option(None, "Bits of a weight: 1, 1.58, 2, 3, 4 (16: none).")
+    quantizer: str | None = _option(
+        None, "Quantizer: paretoq (default), lsq, rtn; 8-bit floats: hif8, fp8_e4m3, fp8_e5m2."
+    )
+    quantizer_options: list[str] | None = field(
+        default=None,
+        metadata={"help": "Options of the quantizer, as: policy=mean history=32 g_bits=8."},
+    )
+    w_bits: float | None = _option(None, "Bits of a weight: 1, 1.58, 2, 3, 4, 8 (16: none).")
     a_bits: int | None = _option(None, "Bits of an activation: 8, or 16 for none (default).")
     kv_bits: int | None = _option(None, "Bits of keys and values: 8, or 16 for none (default).")
     initialize_scales: bool = _option(
         False, "Derive the scales of a quantized checkpoint that lacks them from its weights."
     )
-    recipe: str = _option("baseline", "What the loop does: baseline, winq.", "--method")
+    recipe: str = _option("baseline", "What the loop does: baseline, winq, dts.", "--method")
     reset_every: int | None = _option(None, "WinQ: steps between resets (a third of the run).")
     reset_fraction: float | None = _option(
         None, "WinQ: how far a reset moves weights toward the grid, 0 to 1 (0.4)."
@@ -73,6 +82,12 @@ class TrainRequest:
     save_before_reset: bool = _option(
         False, "WinQ: checkpoints of a reset step hold the weights before the reset."
     )
+    plain_steps: int | None = _option(
+        None, "DTS: steps in plain precision before quantization (a twentieth of the run)."
+    )
+    kept_data: str | None = _option(
+        None, "Text of a task from before: its held-out loss is logged as kept_loss (forgetting)."
+    )
     trainable: str = _option(
         "all", "What trains: all, or scales (quantizer scales and norms alone: the control)."
     )
@@ -82,3 +97,17 @@ class TrainRequest:
     trust_remote_code: bool = _option(False, "Run code that a checkpoint brings along.")
     resume: bool = _option(False, "Go on with the run in --output.")
     overwrite: bool = _option(False, "Delete the checkpoints in --output and begin.")
+
+
+def options_of(request: TrainRequest) -> dict[str, Any]:
+    """Return the options of the quantizer that a request names.
+
+    Raises:
+        UsageError: If there are options without a quantizer, or one is not of its type.
+    """
+    texts = request.quantizer_options or []
+    if texts and request.quantizer is None:
+        raise UsageError(
+            f"quantizer_options={' '.join(texts)} belong to a quantizer; pass --quantizer too."
+        )
+    return parse_options(request.quantizer, texts) if request.quantizer else {}

@@ -32,6 +32,8 @@ _FINAL = (
     SUMMARY,
     STATE,
     "spectra_evaluation.json",
+    "spectra_scaling.jsonl",
+    "spectra_kept.json",
 )
 
 

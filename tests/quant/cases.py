@@ -8,6 +8,8 @@ from spectra.quant import get_quantizer, quantizer_names
 
 CASES = [(name, bits) for name in quantizer_names() for bits in get_quantizer(name).supported_bits]
 LEARNED = [(name, bits) for name, bits in CASES if get_quantizer(name).learns_scale]
+FLOATS = {"hif8": 253, "fp8_e4m3": 253, "fp8_e5m2": 247}  # finite values; one scale a tensor
+UNMASKED = ("rtn", *FLOATS)
 EXAMPLE = [-1.0, -0.6, -0.2, 0.1, 0.4, 0.9]
 
 

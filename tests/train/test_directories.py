@@ -27,6 +27,21 @@ from tests.train.weights import same, weights
         {"recipe": "winq", "noise_frozen": True, "noise_place": "both"},
         {"recipe": "winq", "noise_trainable": True},
         {"recipe": "winq", "gradient_accumulation_steps": 2, "a_bits": 8},
+        {
+            "quantizer": "hif8",
+            "w_bits": None,
+            "quantizer_options": ["g_bits=8", "g_rounding=stochastic", "policy=mean"],
+            "recipe": "dts",
+            "plain_steps": 2,
+            "gradient_accumulation_steps": 2,
+        },
+        {
+            "quantizer": "fp8_e4m3",
+            "w_bits": None,
+            "quantizer_options": ["window=calls", "history=5"],
+            "recipe": "winq",
+            "reset_every": 3,
+        },
     ],
 )
 def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one(

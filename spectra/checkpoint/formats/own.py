@@ -2,7 +2,8 @@
 
 The weight files hold latent weights under the names of the plain model, and beside the weight of a
 quantized layer its learned `scale`, (out, 1). Stock loading reads the former and drops the latter.
-Trained standard deviations of noise may be there too; noise acts in training only.
+Trained standard deviations of noise may be there too; noise acts in training only. Floating-point
+quantizers store the histories their scales come from, `scaling.{weights,inputs,gradients}.amax`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from spectra.errors import CheckpointError, UsageError
 from spectra.quant.saved import FILE, SavedQuantization
 
 SCALE = ".scale"
+HISTORY = ".amax"
 NOISE = (".weight_noise_std", ".scale_noise_std")
 
 
@@ -42,6 +44,7 @@ def plan(
             f"{conflict}; leave the flags out to load it as it is."
         )
     learns = learns_scale(saved.spec)
+    delayed = bool(saved.spec.build().own_a_bits)
     stored = _scales(set(names or ())) if learns else {}
     missing = learns and names is not None and not stored
     if missing and not asked.initialize_scales:
@@ -64,6 +67,7 @@ def plan(
         ),
         stored=stored,
         ignored=noise,
+        histories=tuple(sorted(n for n in names or () if delayed and n.endswith(HISTORY))),
         notes=_step(location, saved) + _noise(noise) + (NOT_HERE,) * (names is None and learns),
     )
 

@@ -1,9 +1,10 @@
 """What changes in the training loop, one file a recipe; each a `transformers.TrainerCallback`."""
 
 from spectra.train.recipes.baseline import Baseline
+from spectra.train.recipes.dts import DTS
 from spectra.train.recipes.recipe import Recipe
 from spectra.train.recipes.winq import WinQ
 
-RECIPES = {recipe.name: recipe for recipe in (Baseline, WinQ)}
+RECIPES = {recipe.name: recipe for recipe in (Baseline, WinQ, DTS)}
 
-__all__ = ["RECIPES", "Baseline", "Recipe", "WinQ"]
+__all__ = ["DTS", "RECIPES", "Baseline", "Recipe", "WinQ"]

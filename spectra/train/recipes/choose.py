@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from spectra.errors import UsageError, nearest
 from spectra.quant import Noise
-from spectra.train.recipes import RECIPES, Recipe, WinQ
+from spectra.train.recipes import DTS, RECIPES, Recipe, WinQ
 from spectra.train.request import TrainRequest
 
 DEFAULT_NOISE = 1e-3
@@ -22,8 +22,16 @@ def build_recipe(request: TrainRequest) -> Recipe:
             f"recipe={request.recipe!r} is not one of {', '.join(RECIPES)}"
             f"{nearest(request.recipe, RECIPES)}"
         )
+    if request.recipe != DTS.name and request.plain_steps is not None:
+        raise UsageError(
+            f"plain_steps={request.plain_steps} belongs to --recipe dts, and "
+            f"recipe={request.recipe!r} quantizes from the first step; pass --recipe dts, or "
+            "leave it out."
+        )
     if request.recipe != WinQ.name:
         _refuse_foreign(request)
+        if request.recipe == DTS.name:
+            return DTS(request.plain_steps)
         return RECIPES[request.recipe]()
     fraction = request.reset_fraction
     if request.winq_alpha is not None:
