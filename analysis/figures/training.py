@@ -10,7 +10,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.labels import bits_label
-from analysis.style import BLUE, GREEN, GREY, PURPLE, VERMILION, axes_for, colours, figure_style
+from analysis.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    axes_for,
+    colours,
+    figure_style,
+)
 from spectra.errors import UsageError
 
 METHODS = {
@@ -19,6 +30,8 @@ METHODS = {
     "reset": GREEN,
     "noise": PURPLE,
     "scales only": GREY,
+    "cage": ORANGE,
+    "winq+cage": SKY,
 }
 NAMES = {
     "baseline": "baseline",
@@ -26,6 +39,8 @@ NAMES = {
     "reset": "resets alone",
     "noise": "noise alone",
     "scales only": "weights frozen (control)",
+    "cage": "CAGE",
+    "winq+cage": "WinQ and CAGE",
 }
 LABELS = {
     "eval_loss": "held-out loss  (nats a token)",

@@ -58,6 +58,7 @@ def build(request: TrainRequest, arguments: Any) -> Assembly:
     """
     check_arguments(arguments)
     recipe = build_recipe(request)
+    recipe.check(arguments)
     _check_place(request, arguments)
     if arguments.max_steps > 0:
         recipe.plan(arguments.max_steps)
@@ -73,10 +74,11 @@ def build(request: TrainRequest, arguments: Any) -> Assembly:
             f"{nearest(request.trainable, TRAINABLE)}"
         )
     if request.trainable == "scales":
-        if recipe.settings().get("reset_fraction"):
+        if recipe.moves_weights:
             raise UsageError(
-                "trainable='scales' holds the matrices still, and the resets of recipe='winq' "
-                "would move them; pass --recipe baseline, or --reset_fraction 0."
+                "trainable='scales' holds the matrices still, and the resets or the pull of "
+                f"recipe={request.recipe!r} would move them; pass --recipe baseline, or "
+                "--reset_fraction 0 or --cage_lambda 0."
             )
         freeze_matrices(checkpoint.model)
     try:

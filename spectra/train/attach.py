@@ -51,7 +51,9 @@ def attach(
             "the Trainer has an optimizer already, which would miss parameters of the recipe; "
             "attach the recipe first, and let the Trainer make its optimizer."
         )
-    if trainer.args.torch_compile and getattr(recipe, "noise", None) is not None:
+    recipe.check(trainer.args)
+    noisy = any(getattr(part, "noise", None) is not None for part in recipe.parts)
+    if trainer.args.torch_compile and noisy:
         raise UsageError(
             "torch_compile cannot trace the weight noise, which has a generator of its own at "
             "each step; drop --torch_compile, or pass --noise_std 0."
@@ -61,7 +63,8 @@ def attach(
     saver.join(trainer)
     recipe.setup(trainer.model, trainer.args.seed)
     handler = trainer.callback_handler
-    handler.callbacks[:0] = [recipe, QuantizationMetrics(), FiniteGuard()]
+    # Gradients are measured and checked before the recipe adds to them or moves weights.
+    handler.callbacks[:0] = [QuantizationMetrics(), FiniteGuard(), recipe]
     return saver
 
 

@@ -46,14 +46,18 @@ class TrainRequest:
     preset: str | None = _option(
         None, "Published setting, as llama-1b-w2a16, or llama-1b-w2a16-baseline; flags override."
     )
-    quantizer: str | None = _option(None, "Weight quantizer: paretoq (default), lsq, rtn.")
+    quantizer: str | None = _option(
+        None, "Weight quantizer: paretoq (default), lsq, rtn, quest, bitnet, llm-qat."
+    )
     w_bits: float | None = _option(None, "Bits of a weight: 1, 1.58, 2, 3, 4 (16: none).")
     a_bits: int | None = _option(None, "Bits of an activation: 8, or 16 for none (default).")
     kv_bits: int | None = _option(None, "Bits of keys and values: 8, or 16 for none (default).")
     initialize_scales: bool = _option(
         False, "Derive the scales of a quantized checkpoint that lacks them from its weights."
     )
-    recipe: str = _option("baseline", "What the loop does: baseline, winq.", "--method")
+    recipe: str = _option(
+        "baseline", "What the loop does: baseline, winq, cage, or winq+cage.", "--method"
+    )
     reset_every: int | None = _option(None, "WinQ: steps between resets (a third of the run).")
     reset_fraction: float | None = _option(
         None, "WinQ: how far a reset moves weights toward the grid, 0 to 1 (0.4)."
@@ -72,6 +76,19 @@ class TrainRequest:
     noise_trainable: bool = _option(False, "WinQ: learn the standard deviations.")
     save_before_reset: bool = _option(
         False, "WinQ: checkpoints of a reset step hold the weights before the reset."
+    )
+    cage_lambda: float | None = _option(
+        None, "CAGE: strength of the pull toward the grid at the end of the run (10)."
+    )
+    cage_form: str = _option(
+        "decoupled", "CAGE: decoupled (beside the optimizer) or coupled (in its gradient)."
+    )
+    cage_silent: float | None = _option(
+        None, "CAGE: share of the run before the pull sets in, from 0 and below 1 (0.8)."
+    )
+    cage_ramp: str = _option("linear", "CAGE: linear from 0 to its full strength, or constant.")
+    cage_order: str = _option(
+        "before", "CAGE, decoupled: pull before the optimizer's move, or after, as a public fork."
     )
     trainable: str = _option(
         "all", "What trains: all, or scales (quantizer scales and norms alone: the control)."

@@ -135,9 +135,10 @@ def _where_to_begin(assembly: Assembly, request: TrainRequest, output: Path) -> 
     if request.overwrite and accelerator.is_main_process:
         delete_run(output)
     accelerator.wait_for_everyone()
-    if last is not None and isinstance(recipe, WinQ) and recipe.reset_every is None:
-        found = read_saved(last)
-        recipe.reset_every = None if found is None else found.recipe.get("reset_every")
+    for part in recipe.parts:
+        if last is not None and isinstance(part, WinQ) and part.reset_every is None:
+            found = read_saved(last)
+            part.reset_every = None if found is None else found.recipe.get("reset_every")
     return last
 
 

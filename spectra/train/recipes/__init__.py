@@ -1,9 +1,11 @@
 """What changes in the training loop, one file a recipe; each a `transformers.TrainerCallback`."""
 
 from spectra.train.recipes.baseline import Baseline
+from spectra.train.recipes.cage import Cage
+from spectra.train.recipes.combined import Combined
 from spectra.train.recipes.recipe import Recipe
 from spectra.train.recipes.winq import WinQ
 
-RECIPES = {recipe.name: recipe for recipe in (Baseline, WinQ)}
+RECIPES = {recipe.name: recipe for recipe in (Baseline, WinQ, Cage)}
 
-__all__ = ["RECIPES", "Baseline", "Recipe", "WinQ"]
+__all__ = ["RECIPES", "Baseline", "Cage", "Combined", "Recipe", "WinQ"]
