@@ -7,7 +7,7 @@
 from spectra.train.attach import attach
 from spectra.train.evaluation import Evaluation, Heldout, evaluate, heldout
 from spectra.train.presets import DEFAULTS, PRESETS, preset
-from spectra.train.recipes import RECIPES, Baseline, Cage, Combined, Recipe, WinQ
+from spectra.train.recipes import RECIPES, Baseline, Cage, Combined, Distill, Recipe, WinQ
 from spectra.train.request import TrainRequest
 from spectra.train.run import TrainResult, train
 
@@ -18,6 +18,7 @@ __all__ = [
     "Baseline",
     "Cage",
     "Combined",
+    "Distill",
     "Evaluation",
     "Heldout",
     "Recipe",

@@ -17,7 +17,7 @@ from spectra.train.attach import attach
 from spectra.train.checks import check_arguments
 from spectra.train.evaluation import block_length
 from spectra.train.progress import TrainProgress
-from spectra.train.recipes import Recipe
+from spectra.train.recipes import Distill, Recipe
 from spectra.train.recipes.choose import build_recipe
 from spectra.train.remember import remembered, total_steps
 from spectra.train.request import TrainRequest
@@ -63,6 +63,10 @@ def build(request: TrainRequest, arguments: Any) -> Assembly:
     if arguments.max_steps > 0:
         recipe.plan(arguments.max_steps)
     checkpoint = load_model(request)
+    for part in recipe.parts:
+        if isinstance(part, Distill):
+            teacher = load_teacher(request)
+            part.teacher, part.teacher_sha256 = teacher.model, teacher.meta.sha256
     train_data, eval_data = read_data(request, checkpoint, arguments)
     if eval_data is None:
         arguments.eval_strategy = "no"
@@ -157,6 +161,28 @@ def load_model(request: TrainRequest) -> Checkpoint:
             "--w_bits 2, for example (--w_bits 16 trains without weight quantization)."
         )
     return checkpoint
+
+
+def load_teacher(request: TrainRequest) -> Checkpoint:
+    """Load the float model that distillation learns from.
+
+    Raises:
+        UsageError: If it is quantized.
+    """
+    path = request.model if request.teacher is None else request.teacher
+    revision = request.revision if request.teacher is None else None
+    try:
+        teacher = load_checkpoint(
+            path, revision=revision, device="cpu", trust_remote_code=request.trust_remote_code
+        )
+    except CheckpointError as error:
+        raise CheckpointError(str(error).replace("ckpt=", "teacher=", 1)) from None
+    if teacher.qat is not None:
+        raise UsageError(
+            f"teacher={path!r} is a quantized checkpoint, and distillation learns from a float "
+            "model; pass --teacher with the one it was made from."
+        )
+    return teacher
 
 
 def read_data(

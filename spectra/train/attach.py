@@ -20,7 +20,7 @@ from spectra.quant import quant_layers
 from spectra.train.checks import SHARDED, check_arguments
 from spectra.train.guard import FiniteGuard
 from spectra.train.metrics import QuantizationMetrics
-from spectra.train.recipes import Baseline, Recipe
+from spectra.train.recipes import Baseline, Distill, Recipe
 from spectra.train.saving import QuantizationWriter
 
 
@@ -62,9 +62,15 @@ def attach(
     saver = QuantizationWriter(spec, recipe, remember or {})
     saver.join(trainer)
     recipe.setup(trainer.model, trainer.args.seed)
+    recipe.join(trainer)
     handler = trainer.callback_handler
+    distills = any(isinstance(part, Distill) for part in recipe.parts)
     # Gradients are measured and checked before the recipe adds to them or moves weights.
-    handler.callbacks[:0] = [QuantizationMetrics(), FiniteGuard(), recipe]
+    handler.callbacks[:0] = [
+        QuantizationMetrics(perplexity=not distills),
+        FiniteGuard(),
+        recipe,
+    ]
     return saver
 
 

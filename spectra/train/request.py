@@ -90,6 +90,15 @@ class TrainRequest:
     cage_order: str = _option(
         "before", "CAGE, decoupled: pull before the optimizer's move, or after, as a public fork."
     )
+    distill: bool = _option(
+        False, "Learn the teacher's distributions in the place of the text (recipe distill)."
+    )
+    teacher: str | None = _option(
+        None, "Distillation: a float model with the same tokens (--model before quantization)."
+    )
+    distill_reduction: str = _option(
+        "batchmean", "Distillation: sum over positions (batchmean, LLM-QAT's), or mean (token)."
+    )
     trainable: str = _option(
         "all", "What trains: all, or scales (quantizer scales and norms alone: the control)."
     )

@@ -71,7 +71,10 @@ def default_output(request: TrainRequest) -> str:
     if name.startswith("checkpoint-") and path.parent.name:  # of which run matters more
         name = f"{path.parent.name}-{name.removeprefix('checkpoint-')}"
     bits = "" if request.w_bits is None else f"-w{request.w_bits:g}"
-    return f"runs/{name}-{request.recipe}{bits}"
+    recipe = request.recipe
+    if request.distill:
+        recipe = "distill" if recipe == "baseline" else f"{recipe}+distill"
+    return f"runs/{name}-{recipe}{bits}"
 
 
 def train(request: TrainRequest, arguments: Any) -> TrainResult:

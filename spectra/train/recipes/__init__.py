@@ -3,9 +3,10 @@
 from spectra.train.recipes.baseline import Baseline
 from spectra.train.recipes.cage import Cage
 from spectra.train.recipes.combined import Combined
+from spectra.train.recipes.distill import Distill
 from spectra.train.recipes.recipe import Recipe
 from spectra.train.recipes.winq import WinQ
 
-RECIPES = {recipe.name: recipe for recipe in (Baseline, WinQ, Cage)}
+RECIPES = {recipe.name: recipe for recipe in (Baseline, WinQ, Cage, Distill)}
 
-__all__ = ["RECIPES", "Baseline", "Cage", "Combined", "Recipe", "WinQ"]
+__all__ = ["RECIPES", "Baseline", "Cage", "Combined", "Distill", "Recipe", "WinQ"]

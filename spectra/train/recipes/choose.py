@@ -1,7 +1,7 @@
 """What a request says about the recipe -> the recipe, or one clear sentence.
 
-Recipes are combined by name, `--recipe winq+cage`; the settings of one that is not named are
-refused.
+Recipes are combined by name, `--recipe winq+cage`; `--distill` adds one. The settings of one that
+is not named are refused.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from spectra.errors import UsageError, nearest
 from spectra.quant import Noise
-from spectra.train.recipes import RECIPES, Baseline, Cage, Combined, Recipe, WinQ
+from spectra.train.recipes import RECIPES, Baseline, Cage, Combined, Distill, Recipe, WinQ
 from spectra.train.recipes.combined import SEPARATOR
 from spectra.train.request import TrainRequest
 
@@ -39,6 +39,7 @@ SETTINGS = {
         ("cage_lambda", "cage_form", "cage_silent", "cage_ramp", "cage_order"),
         "no pull toward the grid",
     ),
+    Distill.name: (("teacher", "distill_reduction"), "no teacher"),
 }
 
 
@@ -49,6 +50,8 @@ def build_recipe(request: TrainRequest) -> Recipe:
         UsageError: If it is not known, or a setting is of another recipe or out of range.
     """
     names = request.recipe.split(SEPARATOR)
+    if request.distill and Distill.name not in names:
+        names = [name for name in names if name != Baseline.name] + [Distill.name]
     for name in names:
         if name not in RECIPES:
             raise UsageError(
@@ -109,10 +112,15 @@ def _cage(request: TrainRequest) -> Recipe:
     )
 
 
+def _distill(request: TrainRequest) -> Recipe:
+    return Distill(distill_reduction=request.distill_reduction)
+
+
 _BUILD: dict[str, Callable[[TrainRequest], Recipe]] = {
     Baseline.name: _baseline,
     WinQ.name: _winq,
     Cage.name: _cage,
+    Distill.name: _distill,
 }
 
 

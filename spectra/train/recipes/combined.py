@@ -48,6 +48,11 @@ class Combined(Recipe):
         for recipe in self._parts:
             recipe.setup(model, seed)
 
+    def join(self, trainer: Any) -> None:
+        """Change the Trainer as each does."""
+        for recipe in self._parts:
+            recipe.join(trainer)
+
     def plan(self, total_steps: int) -> None:
         """Tell each the length of the run."""
         for recipe in self._parts:
@@ -62,8 +67,12 @@ class Combined(Recipe):
         found = [recipe.resets(step) for recipe in self._parts]
         return max(found, key=lambda resets: resets.count)
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Pass the event on."""
+        self._each("on_train_begin", args, state, control, kwargs)
+
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Pass the event on, as below."""
+        """Pass the event on."""
         self._each("on_step_begin", args, state, control, kwargs)
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

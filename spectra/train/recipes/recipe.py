@@ -51,6 +51,9 @@ class Recipe(TrainerCallback):  # type: ignore[misc]
     def setup(self, model: nn.Module, seed: int) -> None:
         """Change the model before its optimizer is made."""
 
+    def join(self, trainer: Any) -> None:
+        """Change the Trainer, before its optimizer is made."""
+
     def plan(self, total_steps: int) -> None:
         """Learn how many steps the run has.
 
