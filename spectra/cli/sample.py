@@ -6,7 +6,8 @@ import sys
 from collections.abc import Sequence
 
 from spectra.cli.arguments import parse
-from spectra.train.sampling import SampleRequest, sample
+from spectra.train.sampling import SampleRequest as Arguments
+from spectra.train.sampling import sample
 
 DESCRIPTION = """\
 Draws sequences from a float model, as LLM-QAT (arXiv 2305.17888) does: each begins with another
@@ -23,7 +24,7 @@ examples:
 def run(arguments: Sequence[str]) -> int:
     """Run the verb."""
     asked = parse(
-        SampleRequest, arguments, prog="spectra sample", description=DESCRIPTION, epilog=EPILOG
+        Arguments, arguments, prog="spectra sample", description=DESCRIPTION, epilog=EPILOG
     )
     from spectra.checkpoint import load_checkpoint
 
