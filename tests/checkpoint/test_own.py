@@ -12,7 +12,7 @@ import torch
 
 from spectra.checkpoint import Qat, describe, load_checkpoint, series
 from spectra.errors import CheckpointError, InputWarning, UsageError
-from spectra.quant import QuantLinear, SavedQuantization, quant_layers, spec
+from spectra.quant import QuantLinear, SavedQuantization, get_quantizer, quant_layers, spec
 from spectra.quant.saved import FILE
 from tests.checkpoint.quantized import IDS, NAMES, refused, save_own, worn
 from tests.checkpoint.saved import build
@@ -43,7 +43,7 @@ def test_the_loaded_model_runs_as_the_saved_one(
     assert torch.equal(ckpt.model(IDS).logits, model(IDS).logits)
     assert ckpt.qat is not None
     assert ckpt.qat.spec == asked
-    learns = bits != 16 and name != "rtn"
+    learns = bits != 16 and get_quantizer(name).learns_scale
     assert ckpt.qat.scales == ("stored" if learns else None)
     assert (ckpt.meta.w_bits, ckpt.meta.a_bits, ckpt.meta.kv_bits) == (bits, 16, 16)
     assert ckpt.meta.quantizer == name

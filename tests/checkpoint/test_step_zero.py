@@ -10,7 +10,7 @@ import torch
 
 from spectra.checkpoint import describe, load_checkpoint
 from spectra.errors import UsageError
-from spectra.quant import prepare, quant_layers, spec
+from spectra.quant import get_quantizer, prepare, quant_layers, spec
 from tests.checkpoint.quantized import IDS
 from tests.checkpoint.saved import build
 from tests.quant.cases import CASES
@@ -28,7 +28,7 @@ def test_the_model_is_the_prepared_one(tmp_path: Path, kind: str, name: str, bit
     assert torch.equal(ckpt.model(IDS).logits, model(IDS).logits)
     assert ckpt.qat is not None
     assert (ckpt.qat.source, ckpt.qat.step, ckpt.qat.method) == ("initial", 0, None)
-    assert ckpt.qat.scales == (None if name == "rtn" else "initial")
+    assert ckpt.qat.scales == ("initial" if get_quantizer(name).learns_scale else None)
     assert (ckpt.meta.step, ckpt.meta.w_bits, ckpt.meta.quantizer) == (0, bits, name)
     assert any("float checkpoint quantized on loading" in note for note in ckpt.meta.notes)
     assert describe(tmp_path / "f", **flags).qat == ckpt.qat
