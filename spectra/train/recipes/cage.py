@@ -179,9 +179,10 @@ class Cage(Recipe):
         if "loss" not in logs:
             return
         extra = {"cage_strength": self.strength(state.global_step - 1)}
-        if self._products is not None and logs.get("grad_norm") is not None:
+        if self._products is not None:
             gg, ge, ee, norm = self._products
-            c = logs["grad_norm"] / norm if norm > 0 else 1.0  # undoes the clipping
+            whole = logs.get("grad_norm")
+            c = whole / norm if whole is not None and norm > 0 else 1.0  # undoes the clipping
             lam = self.cage_lambda
             square = c * c * gg + 2 * c * lam * ge + lam * lam * ee
             extra["pareto_residual"] = math.sqrt(max(square, 0.0))
