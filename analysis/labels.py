@@ -12,6 +12,7 @@ from typing import Any, TypeGuard
 WINQ_LABEL = "reference procedure, not a bounded estimate"
 
 RESET, NOISE = 0.4, 1e-3  # the usual reset fraction and weight noise of WinQ
+PULL = 10.0  # the usual strength of CAGE
 
 # What a run found or cost, as against what was asked for.
 RESULTS = ("checks", "cost", "environment", "reference", "request", "summary", "warnings")
@@ -86,8 +87,21 @@ def method_name(recipe: str, settings: Mapping[str, Any]) -> str:
     """Return the cell of the factorial design, and what differs from the usual settings.
 
     baseline (neither resets nor noise), reset or noise (alone), winq (both); "-f0.8" for another
-    reset fraction than 0.4, "-s0.004" for another noise than 0.001.
+    reset fraction than 0.4, "-s0.004" for another noise than 0.001. CAGE is cage, "-l15" for
+    another strength than 10, "-coupled" for that form. Recipes in one run are joined, winq+cage; a
+    part that does nothing is left out.
     """
+    parts = [_part_name(part, settings) for part in recipe.split("+")]
+    return "+".join(part for part in parts if part != "baseline") or "baseline"
+
+
+def _part_name(recipe: str, settings: Mapping[str, Any]) -> str:
+    if recipe == "cage":
+        strength = settings.get("cage_lambda", PULL)
+        if not strength:
+            return "baseline"
+        form = "-coupled" if settings.get("cage_form") == "coupled" else ""
+        return recipe + (f"-l{strength:g}" if strength != PULL else "") + form
     if recipe != "winq":
         return recipe
     fraction, noise = settings.get("reset_fraction", RESET), settings.get("noise_std", NOISE)

@@ -15,7 +15,9 @@ from analysis.style import (
     BLUE,
     GREEN,
     GREY,
+    ORANGE,
     PURPLE,
+    SKY,
     VERMILION,
     axes_for,
     colours,
@@ -30,6 +32,8 @@ METHODS = {
     "reset": GREEN,
     "noise": PURPLE,
     "scales only": GREY,
+    "cage": ORANGE,
+    "winq+cage": SKY,
 }
 NAMES = {
     "baseline": "baseline",
@@ -37,6 +41,8 @@ NAMES = {
     "reset": "resets alone",
     "noise": "noise alone",
     "scales only": "weights frozen (control)",
+    "cage": "CAGE",
+    "winq+cage": "WinQ and CAGE",
 }
 LABELS = {
     "eval_loss": "held-out loss  (nats a token)",

@@ -19,7 +19,8 @@ from spectra.errors import SpectraError, SpectraWarning, nearest
 
 VERBS = {
     "estimate": "the Hessian spectrum of a checkpoint, with an error on every number",
-    "train": "quantization-aware training, with or without WinQ, by transformers.Trainer",
+    "train": "quantization-aware training, with WinQ, CAGE or neither, by transformers.Trainer",
+    "sample": "text drawn from a float model, to train a quantized one on",
     "info": "what a checkpoint is, and what an estimate of it would cost; runs nothing",
     "table": "records as a table, in the terminal or as CSV",
     "plot": "records as figures",

@@ -9,13 +9,14 @@ from spectra.curvature.checks import (
     reference_product,
     run_checks,
 )
+from spectra.curvature.fake_quantized import FakeQuantized, fake_quantized
 from spectra.curvature.family import Curvature
 from spectra.curvature.ggn import GGNOperator, ggn
 from spectra.curvature.hessian import HessianOperator, hessian
 from spectra.curvature.operator import CurvatureOperator
 from spectra.curvature.params import Selection, select_parameters
 from spectra.curvature.structural import LayerZeros, StructuralZeros, structural_zeros
-from spectra.curvature.surface import FakeQuantized, Surface, fake_quantized
+from spectra.curvature.surface import Surface
 
 __all__ = [
     "Checks",

@@ -14,6 +14,7 @@ from spectra.curvature.operator import CurvatureOperator, GraphPolicy
 from spectra.curvature.params import Selection, select_parameters
 from spectra.curvature.point import Point
 from spectra.curvature.precision import as_dtype
+from spectra.curvature.projector import Projector
 from spectra.curvature.surface import Surface
 from spectra.errors import UsageError
 from spectra.linalg.operator import SymmetricOperator
@@ -56,13 +57,13 @@ class Curvature(SymmetricOperator):
         return self.point.selection
 
     @property
-    def keep(self) -> torch.Tensor | None:
-        """Coordinates outside which the operators are exactly zero, (dim,) boolean, or None."""
+    def keep(self) -> torch.Tensor | Projector | None:
+        """Coordinates, (dim,) boolean, or subspace outside which the operators are exactly zero."""
         return self.point.surface.keep
 
     @property
     def dim_unmasked(self) -> int:
-        """Number of coordinates that are not masked."""
+        """Number of coordinates that are not masked; the rank of a projector."""
         return self.point.surface.dim_unmasked
 
     @property

@@ -26,6 +26,7 @@ from spectra.curvature.batches import move
 from spectra.curvature.failures import free_bytes, give_back, told, used_bytes
 from spectra.curvature.loss import Loss
 from spectra.curvature.point import Point
+from spectra.curvature.projector import Projector
 from spectra.errors import NumericalError, UsageError
 from spectra.linalg.operator import SymmetricOperator
 
@@ -97,13 +98,13 @@ class CurvatureOperator(SymmetricOperator):
         self._grad_norm = math.nan
 
     @property
-    def keep(self) -> torch.Tensor | None:
-        """Coordinates outside which the operator is exactly zero, (dim,) boolean, or None."""
+    def keep(self) -> torch.Tensor | Projector | None:
+        """Coordinates, (dim,) boolean, or subspace outside which the operator is exactly zero."""
         return self.point.surface.keep
 
     @property
     def dim_unmasked(self) -> int:
-        """Number of coordinates that are not masked."""
+        """Number of coordinates that are not masked; the rank of a projector."""
         return self.point.surface.dim_unmasked
 
     # What a kind of curvature provides.

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from spectra.curvature.surface import is_fake_quantized, quantizer_parameters
+from spectra.curvature.fake_quantized import is_fake_quantized, quantizer_parameters
 from spectra.errors import UsageError, nearest
 
 KEYWORDS = ("linear", "embedding", "all")

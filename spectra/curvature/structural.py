@@ -12,9 +12,10 @@ zeros. (X w = 0 alone does not do: layers before move X. It does for the Gauss-N
 product only asks that no output moves: there out · (in − rank X).) Rows of an embedding that were
 never looked up are zeros likewise, while nothing else uses the table.
 
-Under a clip mask M the matrix is M H M. The z zeros above span a subspace, and a part of it of
-dimension at least z − m vanishes on the m masked coordinates of the layer: there M H M V = 0 as
-well. So each layer counts max(0, z − m) zeros beside its masked coordinates, and both counts add.
+Under a clip mask M (or a projector J) the matrix is M H M. The z zeros above span a subspace, and a
+part of it of dimension at least z − m vanishes on the m masked coordinates (directions) of the
+layer: there M H M V = 0 as well. So each layer counts max(0, z − m) zeros beside its masked
+coordinates, and both counts add.
 A proximal penalty moves the zeros of quantized weights to γ: there none are counted.
 
 Where a layer quantizes its inputs, X is what it multiplies the weight with.

@@ -15,6 +15,11 @@ under `ste` and `quantized`: L is then itself differentiated straight through th
 
 A masked coordinate is an exact eigenvalue 0 of `ste`; the share of them is counted, not sampled.
 
+A quantizer may mask the coordinates of another orthonormal basis, R W (QuEST: a Hadamard rotation).
+Then the estimator's derivative is the orthogonal projector J = Rᵀ M R, and in the place of M stands
+J throughout: ste is J ∇²L(Q(W)) J, its probes live in the range of J, of dimension the ones in M,
+and every other direction is an exact eigenvalue 0. See `projector`.
+
 `proximal` γ adds γ/2 ‖W − Q(W)‖² to the loss, Q(W) held constant: γ on every quantized coordinate,
 also on the masked ones, whose eigenvalue is then γ.
 """
@@ -23,71 +28,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import TYPE_CHECKING, Protocol, TypeGuard, cast
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
 
+from spectra.curvature.fake_quantized import FakeQuantized, fake_quantized, rotation_of
+from spectra.curvature.projector import Projector, Rotation
 from spectra.errors import UsageError
 
 if TYPE_CHECKING:
     from spectra.curvature.params import Selection
 
 SURFACES = ("ste", "quantized", "latent")
-_METHODS = ("quantized_weight", "mask", "bypassed")
-
-
-class FakeQuantized(Protocol):
-    """A layer with fake-quantized weights, of whatever class: its methods are what counts.
-
-    Any module that has these is recognised, so a QAT layer of one's own needs no base class. Its
-    parameters other than `weight` and `bias` are taken to be the quantizer's own.
-    """
-
-    weight: nn.Parameter
-
-    def quantized_weight(self) -> torch.Tensor:
-        """Return Q(W), the shape of `weight`, as the forward in evaluation mode uses it."""
-
-    def mask(self) -> torch.Tensor:
-        """Return where the estimator passes the gradient, boolean, the shape of `weight`."""
-
-    def bypassed(self, what: str) -> AbstractContextManager[None]:
-        """Use `weight` as it is ("weights"), and inputs and outputs as they are too ("all")."""
-
-
-def is_fake_quantized(module: nn.Module) -> TypeGuard[FakeQuantized]:
-    """Whether `module` has the methods of `FakeQuantized`."""
-    return all(callable(getattr(module, name, None)) for name in _METHODS)
-
-
-def fake_quantized(model: nn.Module) -> dict[str, FakeQuantized]:
-    """Return the fake-quantized layers of `model` by name.
-
-    Raises:
-        UsageError: If one has no plain parameter `weight`.
-    """
-    found: dict[str, FakeQuantized] = {}
-    for name, module in model.named_modules():
-        if is_fake_quantized(module):
-            if module._parameters.get("weight") is None:  # type: ignore[attr-defined]
-                raise UsageError(
-                    f"the fake-quantized layer {name} has no parameter 'weight'; its latent "
-                    "weights must be a plain parameter of that name."
-                )
-            found[name] = module
-    return found
-
-
-def quantizer_parameters(model: nn.Module) -> set[int]:
-    """Return the ids of what belongs to the quantizers: scales, standard deviations of noise."""
-    own: set[int] = set()
-    for layer in fake_quantized(model).values():
-        for name, parameter in cast(nn.Module, layer).named_parameters():
-            if name not in ("weight", "bias"):
-                own.add(id(parameter))
-    return own
 
 
 class Surface:
@@ -99,6 +53,7 @@ class Surface:
         name: "ste", "quantized" or "latent".
         proximal: γ.
         mask: Unmasked coordinates of the flat vector, (dim,) boolean; None where all are.
+        projector: J, in the place of a product with `mask`; None where nothing is masked.
         masked: Masked coordinates of each selected parameter.
         quantized: Whether each selected parameter is a quantized weight.
     """
@@ -119,6 +74,7 @@ class Surface:
         self.proximal = self._check_proximal(proximal, selection)
         self._values: dict[int, torch.Tensor] = {}
         self.mask: torch.Tensor | None = None
+        self.projector: Projector | None = None
         self.masked = [0] * len(selection.names)
         self._selection = selection
         self._taken = self._versions()
@@ -134,9 +90,15 @@ class Surface:
         return self._selection.dim - sum(self.masked)
 
     @property
-    def keep(self) -> torch.Tensor | None:
-        """Coordinates outside which the operator is zero, (dim,) boolean; None where nowhere."""
-        return None if self.proximal else self.mask
+    def keep(self) -> torch.Tensor | Projector | None:
+        """What probes are confined to; outside of it the operator is zero.
+
+        Coordinates, (dim,) boolean; the projector on a subspace, where a quantizer masks in another
+        basis; None where nothing is masked, or a penalty moves the zeros.
+        """
+        if self.proximal or self.projector is None:
+            return None
+        return self.projector if self.projector.rotations else self.mask
 
     def value(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return what stands in the place of the parameter or buffer `tensor`."""
@@ -157,12 +119,12 @@ class Surface:
             yield
 
     def restrict(self, v: torch.Tensor) -> torch.Tensor:
-        """Return M v, (..., dim); `v` itself where nothing is masked."""
-        return v if self.mask is None else v * self.mask
+        """Return J v, (..., dim), in most cases M v; `v` itself where nothing is masked."""
+        return v if self.projector is None else self.projector(v)
 
     def restrict_(self, v: torch.Tensor) -> torch.Tensor:
-        """Set the masked coordinates of `v`, (..., dim), to zero in place."""
-        return v if self.mask is None else v.mul_(self.mask)
+        """Project `v`, (..., dim), in place: masked coordinates become zero."""
+        return v if self.projector is None else self.projector.apply_(v)
 
     def shift_(self, result: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """Add γ v on the quantized coordinates of `result`, both (..., dim), in place."""
@@ -211,12 +173,14 @@ class Surface:
 
     def _take_masks(self, owners: list[tuple[str, FakeQuantized] | None]) -> None:
         pieces, sizes = [], self._selection.sizes
+        rotations: list[Rotation] = []
         for index, owner in enumerate(owners):
             if owner is None:
                 piece = torch.ones(sizes[index], dtype=torch.bool, device=self._device)
             else:
                 piece = _mask(*owner).reshape(-1)
                 self.masked[index] = sizes[index] - int(piece.count_nonzero())
+                rotations += self._rotation(index, owner[1]) if self.masked[index] else []
             pieces.append(piece)
         if not any(self.masked):
             return
@@ -227,6 +191,15 @@ class Surface:
                 "of the checkpoint, or pass surface='quantized'."
             )
         self.mask = torch.cat(pieces)
+        self.projector = Projector(self.mask, tuple(rotations))
+
+    def _rotation(self, index: int, layer: FakeQuantized) -> list[Rotation]:
+        """Return where and how the weight of `layer` is rotated, nothing if it is not."""
+        maps = rotation_of(layer)
+        if maps is None:
+            return []
+        _, place = list(self._selection.slices())[index]
+        return [Rotation(place, self._selection.shapes[index], *maps)]
 
     @property
     def _device(self) -> torch.device:

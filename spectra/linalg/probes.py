@@ -11,6 +11,7 @@ CPU in float32 (an entry's rounding changes the direction by 1e-8) or float64 an
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -32,7 +33,7 @@ def probe(
     kind: ProbeKind = "sphere",
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
-    keep: torch.Tensor | None = None,
+    keep: torch.Tensor | Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Return probe number `probe` of batch number `batch`, (dim,), of unit length.
 
@@ -45,7 +46,9 @@ def probe(
         dtype: dtype of the result; drawn in float64 for float64, else in float32.
         device: Where the result lives.
         keep: Optional (dim,) boolean mask; other coordinates are set to zero before normalizing,
-            which leaves a uniform vector on the sphere of the kept coordinates.
+            which leaves a uniform vector on the sphere of the kept coordinates. Or an orthogonal
+            projector, a function of the vector: what it leaves of a Gaussian vector is uniform on
+            the sphere of its range.
     """
     if kind not in ("sphere", "rademacher"):
         raise UsageError(f"probe kind {kind!r} is not known; pass 'sphere' or 'rademacher'.")
@@ -62,7 +65,7 @@ def probe(
         )
         v.mul_(2).sub_(1)
     if keep is not None:
-        v.mul_(keep.cpu())
+        v = v.mul_(keep.cpu()) if isinstance(keep, torch.Tensor) else keep(v)
     norm = torch.linalg.vector_norm(v, dtype=torch.float64)
     if not norm > 0:
         raise UsageError("a probe has no coordinate to live on: every coordinate is masked.")

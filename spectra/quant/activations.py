@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from spectra.errors import UsageError
-from spectra.quant.quantizer import FULL_BITS
+from spectra.quant.widths import FULL_BITS
 
 ACTIVATION_BITS = (2, 3, 4, 5, 6, 7, 8)
 

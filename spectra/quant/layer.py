@@ -12,37 +12,22 @@ quantizer with learned scales, and ‖W − Q(W)‖ shrinks by 1 − f.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
-from spectra.errors import InputWarning, UsageError
-from spectra.quant.activations import quantize_activations
-from spectra.quant.delayed import DelayedScaling, Moment
-from spectra.quant.noise import Noise, NoiseState, What, draw
-from spectra.quant.quantizer import FULL_BITS, SCALE_FLOOR
+from spectra.errors import UsageError
+from spectra.quant.delayed import DelayedScaling
+from spectra.quant.noise import Noise, What, draw
+from spectra.quant.quantizer import FULL_BITS
+from spectra.quant.shared import Shared, Version
 from spectra.quant.spec import QuantSpec
 
+Rotation = tuple[Callable[[torch.Tensor], torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]
+
 BYPASSES = ("none", "weights", "all")
-
-
-@dataclass
-class Shared:
-    """What the quantized layers of one model have in common.
-
-    Attributes:
-        noise: Where training stands, for the noise.
-        floor_told: Whether the warning about floored scales was given.
-        moment: Where training stands, for stochastic rounding.
-    """
-
-    noise: NoiseState = field(default_factory=NoiseState)
-    floor_told: bool = False
-    moment: Moment = field(default_factory=Moment)
 
 
 class QuantLinear(nn.Linear):
@@ -87,7 +72,7 @@ class QuantLinear(nn.Linear):
         self.index, self.output_bits, self.bypass = 0, FULL_BITS, "none"
         self.noise: Noise | None = None
         self.shared = Shared()
-        self._checked: tuple[int, int] | None = None
+        self._checked: Version | None = None
         self.train(linear.training)
 
     @classmethod
@@ -109,7 +94,7 @@ class QuantLinear(nn.Linear):
 
         Raises:
             UsageError: If the layer is of another class, its weight is no plain floating-point
-                parameter, or the scales have another shape.
+                parameter, its width does not fit, or the scales have another shape.
         """
         if type(linear) is not nn.Linear and not _is_conv1d(linear):
             raise UsageError(
@@ -123,6 +108,8 @@ class QuantLinear(nn.Linear):
                 f"the weight of {name} is {found}; quantization needs a floating-point parameter: "
                 "load the model dequantized, without parametrizations."
             )
+        if min(spec.w_bits, spec.a_bits) < FULL_BITS:
+            spec.build().check_width(name, int(weight.shape[0 if _is_conv1d(linear) else 1]))
         return cls(linear, spec, scale, name)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -134,7 +121,7 @@ class QuantLinear(nn.Linear):
         y = nn.functional.linear(x, rows, self.bias)
         if activations and self.scaling is not None and self.training:
             y = self.scaling.quantize_gradients(y)
-        return quantize_activations(y, self.output_bits) if activations else y
+        return self.quantizer.quantize_keys_values(y, self.output_bits) if activations else y
 
     def quantized_weight(self, *, noise: bool = False) -> torch.Tensor:
         """Return Q(W), the shape of `weight`, at least float32, differentiable.
@@ -145,9 +132,21 @@ class QuantLinear(nn.Linear):
         return self._turn(self._quantized_rows(noise=noise))
 
     def mask(self) -> torch.Tensor:
-        """Return the clip mask, boolean, the shape of `weight`."""
+        """Return the clip mask, boolean, the shape of `weight`, in the basis of the grid."""
         rows = self._turn(self.weight.detach())
         return self._turn(self.quantizer.mask(rows, self._scale_of(rows).detach(), self._bits))
+
+    def rotation(self) -> Rotation | None:
+        """Return the orthonormal maps of (..., *weight.shape) to the grid's basis and back.
+
+        None where the grid lies in the basis of the weights, as most do.
+        """
+        if not self.quantizer.rotates or self._bits == FULL_BITS:
+            return None
+        rotate, unrotate = self.quantizer.rotate, self.quantizer.unrotate
+        if self.transposed:
+            return lambda v: rotate(v.mT).mT, lambda v: unrotate(v.mT).mT
+        return rotate, unrotate
 
     @torch.no_grad()
     def codes(self) -> torch.Tensor:
@@ -159,7 +158,7 @@ class QuantLinear(nn.Linear):
             return torch.zeros_like(self.weight, dtype=torch.uint8)
         rows = self._turn(self.weight)
         rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-        code = self.quantizer.code(self.quantizer.units(rows, self._scale_of(rows)), self._bits)
+        code = self.quantizer.codes(rows, self._scale_of(rows), self._bits)
         grid = torch.tensor(self.quantizer.grid(self._bits), dtype=code.dtype, device=code.device)
         level = torch.bucketize(code.contiguous(), (grid[1:] + grid[:-1]) / 2)
         return self._turn(level.to(torch.uint8))
@@ -246,7 +245,8 @@ class QuantLinear(nn.Linear):
             if active is not None and active.before:
                 rows = self._perturb(rows, active, What.WEIGHT)
             scale = self._scale_of(rows, record=noise and self.training)
-            self._tell_floored()
+            if self.scale is not None:
+                self._checked = self.shared.tell_floored(self.name, self.scale, self._checked)
             if active is not None and active.before and self.scale is not None:
                 scale = self._perturb(scale, active, What.SCALE)
             quantized = self.quantizer.quantize(rows, scale, self._bits)
@@ -256,7 +256,7 @@ class QuantLinear(nn.Linear):
 
     def _quantized_input(self, x: torch.Tensor) -> torch.Tensor:
         if self.scaling is None:
-            return quantize_activations(x, self.spec.a_bits)
+            return self.quantizer.quantize_activations(x, self.spec.a_bits)
         return self.scaling.quantize_inputs(x, record=self.training)
 
     def _scale_of(self, rows: torch.Tensor, *, record: bool = False) -> torch.Tensor:
@@ -298,26 +298,6 @@ class QuantLinear(nn.Linear):
                 f"row is needed: {(self.out_features, 1)}."
             )
         return nn.Parameter(first, requires_grad=self.weight.requires_grad)
-
-    def _tell_floored(self) -> None:
-        scale = self.scale
-        if scale is None or self.shared.floor_told or torch.compiler.is_compiling():
-            return
-        # Looking waits for the device, so it is done once for each update of the scales.
-        version = None if scale.is_inference() else (id(scale), scale._version)
-        if version is not None and version == self._checked:
-            return
-        self._checked = version
-        low = ~(scale.detach() > SCALE_FLOOR)
-        if bool(low.any()):
-            self.shared.floor_told = True
-            warnings.warn(
-                f"{int(low.sum())} of {low.numel()} scales of {self.name} are not above "
-                f"{SCALE_FLOOR:g} (the smallest is {float(scale.detach().min()):g}); they work as "
-                f"{SCALE_FLOOR:g}: check the checkpoint, or lower the learning rate.",
-                InputWarning,
-                stacklevel=2,
-            )
 
 
 def _is_conv1d(module: nn.Module) -> bool:

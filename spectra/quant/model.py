@@ -19,7 +19,8 @@ class QuantizedWeight(NamedTuple):
 
     Attributes:
         value: Q(W), the shape of the parameter, at least float32, without noise, detached.
-        mask: Where the straight-through estimator passes the gradient, boolean.
+        mask: Where the straight-through estimator passes the gradient, boolean, in the basis of
+            the quantizer's grid.
     """
 
     value: torch.Tensor

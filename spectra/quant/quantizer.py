@@ -9,6 +9,12 @@ negative learned scale works as 1e-5). `code`, `inside` and `slope` are what a n
 defines, in one file of `spectra.quant.quantizers`; everything else is inherited. Widths of 16 bits
 mean no quantization for every quantizer.
 
+A quantizer may have its grid in another orthonormal basis, s = R x / a with `rotates = True`. Then
+Ŵ = Rᵀ a · code(s), M is a mask of the rotated coordinates, and the estimator's derivative is the
+orthogonal projector J = Rᵀ M R in the place of M: symmetric, of rank the number of ones in M.
+
+It may also say how it quantizes activations, and keys and values; the others share one way.
+
 Legend: x (out, in), scale (out, 1), or any shape that broadcasts against x.
 """
 
@@ -22,14 +28,15 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from spectra.errors import UsageError
+from spectra.quant.activations import quantize_activations
 from spectra.quant.straight_through import StraightThrough
+from spectra.quant.widths import FULL_BITS as FULL_BITS
+from spectra.quant.widths import TERNARY as TERNARY
 
 if TYPE_CHECKING:
     from spectra.quant.delayed import DelayedScaling
 
-FULL_BITS = 16
 SCALE_FLOOR = 1e-5
-TERNARY = 1.58
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +49,16 @@ class Quantizer(ABC):
         learns_scale: Whether the scale is a parameter; else it is a statistic of the weights.
         own_a_bits: Widths of activations that it quantizes itself; empty leaves them to
             `spectra.quant.activations`.
+        rotates: Whether the grid lies in the basis of `rotate`.
+        floor: What smaller scales work as.
     """
 
     name: ClassVar[str]
     supported_bits: ClassVar[tuple[float, ...]]
     learns_scale: ClassVar[bool] = True
     own_a_bits: ClassVar[tuple[int, ...]] = ()
+    rotates: ClassVar[bool] = False
+    floor: ClassVar[float] = SCALE_FLOOR
 
     @abstractmethod
     def grid(self, bits: float) -> tuple[float, ...]:
@@ -69,6 +80,33 @@ class Quantizer(ABC):
         """Return ∂Ŵ/∂a for s = x/a; zero unless the scale is learned."""
         del bits
         return torch.zeros_like(s)
+
+    def rotate(self, x: torch.Tensor) -> torch.Tensor:
+        """Return R x, (..., in), in the basis of the grid."""
+        return x
+
+    def unrotate(self, z: torch.Tensor) -> torch.Tensor:
+        """Return Rᵀ z, (..., in), back in the basis of the weights."""
+        return z
+
+    def step(self, scale: torch.Tensor) -> torch.Tensor:
+        """Return what a code is multiplied with: the floored scale."""
+        return self.floored(scale)
+
+    def quantize_activations(self, x: torch.Tensor, bits: float) -> torch.Tensor:
+        """Return the quantized inputs of a layer, (..., in)."""
+        return quantize_activations(x, bits)
+
+    def quantize_keys_values(self, x: torch.Tensor, bits: float) -> torch.Tensor:
+        """Return quantized keys or values, (..., out), as they leave their projection."""
+        return quantize_activations(x, bits)
+
+    def check_width(self, layer: str, width: int) -> None:  # noqa: B027 - most have no rule
+        """Refuse a layer whose number of inputs, `width`, the quantizer cannot work on.
+
+        Raises:
+            UsageError: If it does not fit; the sentence names the layer.
+        """
 
     def positive_codes(self, bits: float) -> int:
         """Return Qp, the largest integer code, which enters κ."""
@@ -113,8 +151,8 @@ class Quantizer(ABC):
         return None
 
     def units(self, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """Return s = x/a."""
-        return x / floored(scale)
+        """Return s = R x/a."""
+        return self.rotate(x) / self.floored(scale)
 
     def initial_scale(self, weight: torch.Tensor, bits: float) -> torch.Tensor:
         """Return the scale (out, 1) of a full-precision weight, at least in float32, floored."""
@@ -122,7 +160,7 @@ class Quantizer(ABC):
         wide = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
         if bits == FULL_BITS:
             return torch.ones_like(wide[..., :1])
-        return self.start(wide, bits).clamp_min(SCALE_FLOOR)
+        return self.start(wide, bits).clamp_min(self.floor)
 
     def quantize(self, x: torch.Tensor, scale: torch.Tensor, bits: float) -> torch.Tensor:
         """Return Ŵ, the shape of `x`, differentiable by the straight-through estimator.
@@ -141,12 +179,15 @@ class Quantizer(ABC):
         return quantized
 
     def value(self, x: torch.Tensor, scale: torch.Tensor, bits: float) -> torch.Tensor:
-        """Return Ŵ = a · code(x/a), not differentiable."""
-        a = floored(scale)
-        return self.code(x / a, bits) * a
+        """Return Ŵ = Rᵀ a · code(R x/a), not differentiable."""
+        return self.unrotate(self.codes(x, scale, bits) * self.step(scale))
+
+    def codes(self, x: torch.Tensor, scale: torch.Tensor, bits: float) -> torch.Tensor:
+        """Return the code of each coordinate in the basis of the grid, the shape of `x`."""
+        return self.code(self.units(x, scale), bits)
 
     def mask(self, x: torch.Tensor, scale: torch.Tensor, bits: float) -> torch.Tensor:
-        """Return M, boolean, the shape of `x`: where the gradient of Ŵ passes to x.
+        """Return M, boolean, the shape of `x`, in the basis of the grid: where gradients pass.
 
         A weight exactly on an inclusive bound a·Q passes if its quotient by a rounds to Q, which
         floating point decides: (7a)/a may come out one unit above 7.
@@ -155,17 +196,25 @@ class Quantizer(ABC):
         if bits == FULL_BITS:
             return torch.ones_like(x, dtype=torch.bool)
         dtype = torch.promote_types(x.dtype, scale.dtype)
-        return self.inside(x.to(dtype) / floored(scale.to(dtype)), bits)
+        return self.inside(self.units(x.to(dtype), scale.to(dtype)), bits)
+
+    def project(self, g: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Return J g = Rᵀ M R g, (..., in): what of a gradient the estimator passes on.
+
+        Args:
+            g: Gradient in Ŵ.
+            mask: M, as `mask` returns it.
+        """
+        return self.unrotate(mask.to(g.dtype) * self.rotate(g))
 
     def slope(self, x: torch.Tensor, scale: torch.Tensor, bits: float) -> torch.Tensor:
-        """Return d = ∂Ŵ/∂a, elementwise, the shape of `x`."""
-        return self.code_slope(x / floored(scale), bits)
+        """Return d = R ∂Ŵ/∂a, elementwise in the basis of the grid, the shape of `x`."""
+        return self.code_slope(self.units(x, scale), bits)
+
+    def floored(self, scale: torch.Tensor) -> torch.Tensor:
+        """Return the scale as the forward uses it: `floor` wherever it is not above that."""
+        return torch.where(scale > self.floor, scale, torch.full_like(scale, self.floor))
 
     def gradient_scale(self, size: int, bits: float) -> float:
         """Return κ = 1/√(size · Qp), with the size of the whole matrix."""
         return 1.0 / math.sqrt(size * self.positive_codes(bits))
-
-
-def floored(scale: torch.Tensor) -> torch.Tensor:
-    """Return the scale as the forward uses it: 1e-5 wherever it is not above 1e-5."""
-    return torch.where(scale > SCALE_FLOOR, scale, torch.full_like(scale, SCALE_FLOOR))

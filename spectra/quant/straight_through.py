@@ -10,8 +10,10 @@ they are recomputed from detached values, and differentiating the gradients once
 
     (x, x)  M H M        (a, x)  κ dᵀ H M        (a, a)  κ² dᵀ H d,        H = ∇²L at Ŵ,
 
-a symmetric matrix. Functions that let autograd see the x/a inside d have the same gradients and the
-same (x, x) block, but a further −κ M g / a in (a, x) and not in (x, a): no Hessian of anything.
+a symmetric matrix. (Where the quantizer's grid lies in another basis, M stands for the projector
+J = Rᵀ M R and d for Rᵀ d.) Functions that let autograd see the x/a inside d have the same gradients
+and the same (x, x) block, but a further −κ M g / a in (a, x) and not in (x, a): no Hessian of
+anything.
 M and d are computed twice rather than kept: a kept d would cost four bytes for each weight.
 """
 
@@ -52,11 +54,11 @@ class StraightThrough(torch.autograd.Function):
         quantizer, bits = ctx.quantizer, ctx.bits
         grad_x = grad_scale = None
         if ctx.needs_input_grad[0]:
-            grad_x = quantizer.mask(x, scale, bits).to(g.dtype) * g
+            grad_x = quantizer.project(g, quantizer.mask(x, scale, bits))
         if ctx.needs_input_grad[1] and quantizer.learns_scale:
             slope = quantizer.slope(x, scale, bits)
             kappa = quantizer.gradient_scale(x.numel(), bits)
-            grad_scale = (slope * g * kappa).sum_to_size(scale.shape)
+            grad_scale = (slope * quantizer.rotate(g) * kappa).sum_to_size(scale.shape)
         return grad_x, grad_scale, None, None
 
 

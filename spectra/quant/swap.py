@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from spectra.errors import InputWarning, UsageError
-from spectra.quant.layer import QuantLinear, Shared
+from spectra.quant.layer import QuantLinear
 from spectra.quant.quantizer import FULL_BITS, SCALE_FLOOR
+from spectra.quant.shared import Shared
 from spectra.quant.spec import QuantSpec
 
 _KEY_VALUE = ("k_proj", "v_proj")

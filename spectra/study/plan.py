@@ -8,6 +8,7 @@ Methods are cells of a factorial design and its ablations:
     winq        both
     winq-f0.8   both, with another reset fraction
     winq-s0.004 both, with another noise
+    cage        the pull of CAGE alone; winq+cage: with resets and noise
 
 A study is a value that goes to disk before its first job. The same command goes on with it; another
 study in the same directory is refused.
@@ -27,6 +28,7 @@ from spectra.errors import RecordError, UsageError, nearest
 FILE = "study.json"
 VERSION = 1
 METHODS = ("baseline", "winq", "reset", "noise")
+CAGE = "cage"
 _ABLATION = re.compile(r"winq-([fs])(\d+(\.\d+)?)")
 
 
@@ -50,7 +52,8 @@ class Study:
     methods: list[str] = field(
         default_factory=lambda: ["baseline", "winq"],
         metadata={
-            "help": "Methods: baseline, winq, reset or noise (alone), winq-f0.8, winq-s0.004."
+            "help": "Methods: baseline, winq, reset or noise (alone), winq-f0.8, winq-s0.004, "
+            "cage, winq+cage."
         },
     )
     seeds: list[int] = field(
@@ -157,10 +160,14 @@ def method_settings(method: str, asked: Study) -> dict[str, Any]:
     if ablation is not None:
         which = "reset_fraction" if ablation[1] == "f" else "noise_std"
         return settings | {which: float(ablation[2])}
+    if method == CAGE:
+        return {"recipe": CAGE}
+    if method == f"winq+{CAGE}":
+        return settings | {"recipe": method}
     if method != "winq":
         raise UsageError(
             f"method={method!r} is not known{nearest(method, METHODS)} (methods: "
-            f"{', '.join(METHODS)}, winq-fFRACTION, winq-sSTD)."
+            f"{', '.join(METHODS)}, cage, winq+cage, winq-fFRACTION, winq-sSTD)."
         )
     return settings
 

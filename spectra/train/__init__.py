@@ -7,7 +7,16 @@
 from spectra.train.attach import attach
 from spectra.train.evaluation import Evaluation, Heldout, evaluate, heldout
 from spectra.train.presets import DEFAULTS, PRESETS, preset
-from spectra.train.recipes import DTS, RECIPES, Baseline, Recipe, WinQ
+from spectra.train.recipes import (
+    DTS,
+    RECIPES,
+    Baseline,
+    Cage,
+    Combined,
+    Distill,
+    Recipe,
+    WinQ,
+)
 from spectra.train.request import TrainRequest
 from spectra.train.run import TrainResult, train
 
@@ -17,6 +26,9 @@ __all__ = [
     "PRESETS",
     "RECIPES",
     "Baseline",
+    "Cage",
+    "Combined",
+    "Distill",
     "Evaluation",
     "Heldout",
     "Recipe",

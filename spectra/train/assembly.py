@@ -18,7 +18,7 @@ from spectra.train.checks import check_arguments
 from spectra.train.evaluation import block_length
 from spectra.train.kept import KeptTask
 from spectra.train.progress import TrainProgress
-from spectra.train.recipes import Recipe
+from spectra.train.recipes import Distill, Recipe
 from spectra.train.recipes.choose import build_recipe
 from spectra.train.remember import remembered, total_steps
 from spectra.train.request import TrainRequest, options_of
@@ -59,10 +59,15 @@ def build(request: TrainRequest, arguments: Any) -> Assembly:
     """
     check_arguments(arguments)
     recipe = build_recipe(request)
+    recipe.check(arguments)
     _check_place(request, arguments)
     if arguments.max_steps > 0:
         recipe.plan(arguments.max_steps)
     checkpoint = load_model(request)
+    for part in recipe.parts:
+        if isinstance(part, Distill):
+            teacher = load_teacher(request)
+            part.teacher, part.teacher_sha256 = teacher.model, teacher.meta.sha256
     train_data, eval_data = read_data(request, checkpoint, arguments)
     kept = read_kept(request, checkpoint, eval_data)
     if eval_data is None:
@@ -75,10 +80,11 @@ def build(request: TrainRequest, arguments: Any) -> Assembly:
             f"{nearest(request.trainable, TRAINABLE)}"
         )
     if request.trainable == "scales":
-        if recipe.settings().get("reset_fraction"):
+        if recipe.moves_weights:
             raise UsageError(
-                "trainable='scales' holds the matrices still, and the resets of recipe='winq' "
-                "would move them; pass --recipe baseline, or --reset_fraction 0."
+                "trainable='scales' holds the matrices still, and the resets or the pull of "
+                f"recipe={request.recipe!r} would move them; pass --recipe baseline, or "
+                "--reset_fraction 0 or --cage_lambda 0."
             )
         freeze_matrices(checkpoint.model)
     try:
@@ -161,6 +167,28 @@ def load_model(request: TrainRequest) -> Checkpoint:
             "--w_bits 2, for example (--w_bits 16 trains without weight quantization)."
         )
     return checkpoint
+
+
+def load_teacher(request: TrainRequest) -> Checkpoint:
+    """Load the float model that distillation learns from.
+
+    Raises:
+        UsageError: If it is quantized.
+    """
+    path = request.model if request.teacher is None else request.teacher
+    revision = request.revision if request.teacher is None else None
+    try:
+        teacher = load_checkpoint(
+            path, revision=revision, device="cpu", trust_remote_code=request.trust_remote_code
+        )
+    except CheckpointError as error:
+        raise CheckpointError(str(error).replace("ckpt=", "teacher=", 1)) from None
+    if teacher.qat is not None:
+        raise UsageError(
+            f"teacher={path!r} is a quantized checkpoint, and distillation learns from a float "
+            "model; pass --teacher with the one it was made from."
+        )
+    return teacher
 
 
 def read_data(

@@ -20,7 +20,7 @@ from spectra.quant import amax_histories, quant_layers
 from spectra.train.checks import SHARDED, check_arguments
 from spectra.train.guard import FiniteGuard
 from spectra.train.metrics import QuantizationMetrics
-from spectra.train.recipes import Baseline, Recipe
+from spectra.train.recipes import Baseline, Distill, Recipe
 from spectra.train.saving import QuantizationWriter
 from spectra.train.scaling import ScalingSteps
 
@@ -52,7 +52,9 @@ def attach(
             "the Trainer has an optimizer already, which would miss parameters of the recipe; "
             "attach the recipe first, and let the Trainer make its optimizer."
         )
-    if trainer.args.torch_compile and getattr(recipe, "noise", None) is not None:
+    recipe.check(trainer.args)
+    noisy = any(getattr(part, "noise", None) is not None for part in recipe.parts)
+    if trainer.args.torch_compile and noisy:
         raise UsageError(
             "torch_compile cannot trace the weight noise, which has a generator of its own at "
             "each step; drop --torch_compile, or pass --noise_std 0."
@@ -61,10 +63,18 @@ def attach(
     saver = QuantizationWriter(spec, recipe, remember or {})
     saver.join(trainer)
     recipe.setup(trainer.model, trainer.args.seed)
+    recipe.join(trainer)
     handler = trainer.callback_handler
     # Histories advance first: a recipe that moves weights sees the scales of the next forward.
     steps = [ScalingSteps(trainer.model, trainer.args)] if amax_histories(trainer.model) else []
-    handler.callbacks[:0] = [*steps, recipe, QuantizationMetrics(), FiniteGuard()]
+    distills = any(isinstance(part, Distill) for part in recipe.parts)
+    # Gradients are measured and checked before the recipe adds to them or moves weights.
+    handler.callbacks[:0] = [
+        *steps,
+        QuantizationMetrics(perplexity=not distills),
+        FiniteGuard(),
+        recipe,
+    ]
     return saver
 
 

@@ -22,9 +22,16 @@ OVERFLOW = 700.0  # the largest loss whose exponential is a float64
 
 
 class QuantizationMetrics(TrainerCallback):  # type: ignore[misc]
-    """Adds the metrics to every log of the Trainer."""
+    """Adds the metrics to every log of the Trainer.
 
-    def __init__(self) -> None:
+    Args:
+        perplexity: Whether the training loss is a log-likelihood, whose exponential is one.
+    """
+
+    def __init__(self, *, perplexity: bool = True) -> None:
+        self._losses = {"eval_loss": "eval_perplexity"}
+        if perplexity:
+            self._losses["loss"] = "perplexity"
         self._codes: dict[str, torch.Tensor] = {}
         self._norms: tuple[torch.Tensor, torch.Tensor] | None = None
 
@@ -46,7 +53,7 @@ class QuantizationMetrics(TrainerCallback):  # type: ignore[misc]
         del args, control
         logs = kwargs.get("logs") or {}
         extra: dict[str, float] = {}
-        for key, name in (("loss", "perplexity"), ("eval_loss", "eval_perplexity")):
+        for key, name in self._losses.items():
             if key in logs:
                 extra[name] = math.exp(min(logs[key], OVERFLOW))
         if "loss" in logs:

@@ -50,7 +50,9 @@ class TrainRequest:
         None, "Published setting, as llama-1b-w2a16, or llama-1b-w2a16-baseline; flags override."
     )
     quantizer: str | None = _option(
-        None, "Quantizer: paretoq (default), lsq, rtn; 8-bit floats: hif8, fp8_e4m3, fp8_e5m2."
+        None,
+        "Quantizer: paretoq (default), lsq, rtn, quest, bitnet, llm-qat; 8-bit floats: hif8, "
+        "fp8_e4m3, fp8_e5m2.",
     )
     quantizer_options: list[str] | None = field(
         default=None,
@@ -62,7 +64,11 @@ class TrainRequest:
     initialize_scales: bool = _option(
         False, "Derive the scales of a quantized checkpoint that lacks them from its weights."
     )
-    recipe: str = _option("baseline", "What the loop does: baseline, winq, dts.", "--method")
+    recipe: str = _option(
+        "baseline",
+        "What the loop does: baseline, winq, cage, dts, or several as winq+cage.",
+        "--method",
+    )
     reset_every: int | None = _option(None, "WinQ: steps between resets (a third of the run).")
     reset_fraction: float | None = _option(
         None, "WinQ: how far a reset moves weights toward the grid, 0 to 1 (0.4)."
@@ -87,6 +93,28 @@ class TrainRequest:
     )
     kept_data: str | None = _option(
         None, "Text of a task from before: its held-out loss is logged as kept_loss (forgetting)."
+    )
+    cage_lambda: float | None = _option(
+        None, "CAGE: strength of the pull toward the grid at the end of the run (10)."
+    )
+    cage_form: str = _option(
+        "decoupled", "CAGE: decoupled (beside the optimizer) or coupled (in its gradient)."
+    )
+    cage_silent: float | None = _option(
+        None, "CAGE: share of the run before the pull sets in, from 0 and below 1 (0.8)."
+    )
+    cage_ramp: str = _option("linear", "CAGE: linear from 0 to its full strength, or constant.")
+    cage_order: str = _option(
+        "before", "CAGE, decoupled: pull before the optimizer's move, or after, as a public fork."
+    )
+    distill: bool = _option(
+        False, "Learn the teacher's distributions in the place of the text (recipe distill)."
+    )
+    teacher: str | None = _option(
+        None, "Distillation: a float model with the same tokens (--model before quantization)."
+    )
+    distill_reduction: str = _option(
+        "batchmean", "Distillation: sum over positions (batchmean, LLM-QAT's), or mean (token)."
     )
     trainable: str = _option(
         "all", "What trains: all, or scales (quantizer scales and norms alone: the control)."

@@ -71,7 +71,10 @@ def default_output(request: TrainRequest) -> str:
     if name.startswith("checkpoint-") and path.parent.name:  # of which run matters more
         name = f"{path.parent.name}-{name.removeprefix('checkpoint-')}"
     bits = "" if request.w_bits is None else f"-w{request.w_bits:g}"
-    return f"runs/{name}-{request.recipe}{bits}"
+    recipe = request.recipe
+    if request.distill:
+        recipe = "distill" if recipe == "baseline" else f"{recipe}+distill"
+    return f"runs/{name}-{recipe}{bits}"
 
 
 def train(request: TrainRequest, arguments: Any) -> TrainResult:
@@ -135,9 +138,10 @@ def _where_to_begin(assembly: Assembly, request: TrainRequest, output: Path) -> 
     if request.overwrite and accelerator.is_main_process:
         delete_run(output)
     accelerator.wait_for_everyone()
-    if last is not None and isinstance(recipe, WinQ) and recipe.reset_every is None:
-        found = read_saved(last)
-        recipe.reset_every = None if found is None else found.recipe.get("reset_every")
+    for part in recipe.parts:
+        if last is not None and isinstance(part, WinQ) and part.reset_every is None:
+            found = read_saved(last)
+            part.reset_every = None if found is None else found.recipe.get("reset_every")
     return last
 
 

@@ -38,6 +38,26 @@ def test_a_float_checkpoint_is_quantized_and_its_surface_named(
     assert "0.4 to the grid (scales derived anew), noise 0.001" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("surface", ["ste", "quantized", "latent"])
+@pytest.mark.parametrize(
+    ("quantizer", "bits", "widths"),
+    [
+        ("quest", 2, ["--a_bits=8"]),
+        ("bitnet", 1.58, ["--a_bits=8"]),
+        ("llm-qat", 4, ["--kv_bits=8"]),
+    ],
+)
+def test_every_quantizer_has_every_surface(
+    quantizer, bits, widths, surface, checkpoint, tokens, tmp_path, capsys
+):
+    flags = [f"--quantizer={quantizer}", f"--w_bits={bits}", f"--surface={surface}", *widths]
+    code, out, err = run(capsys, checkpoint, tokens, tmp_path / "r", *flags)
+    assert code == 0, err
+    assert f"surface {surface}" in out.splitlines()[0]
+    found = spectra.load(tmp_path / "r").metadata
+    assert (found["masked_fraction"] > 0) == (quantizer == "quest" and surface == "ste")
+
+
 def test_a_figure_of_a_masked_record_is_drawn(checkpoint, tokens, tmp_path, capsys):
     flags = ["--quantizer=paretoq", "--w_bits=1.58", "--figure", "--proximal=0.1"]
     code, out, _ = run(capsys, checkpoint, tokens, tmp_path / "r", *flags)

@@ -15,17 +15,25 @@ from tests.curvature.models import reference_copy, token_loss
 BITS = (1, 1.58, 2, 3, 4)
 CASES = [
     (name, bits)
-    for name in ("paretoq", "lsq", "rtn")
+    for name in ("paretoq", "lsq", "rtn", "quest", "bitnet", "llm-qat")
     for bits in BITS
     if bits in get_quantizer(name).supported_bits
 ]
 
 
 def quantized(build, name="paretoq", bits=2, *, shrink=0.6, a_bits=16, kv_bits=16, **options):
-    """A float64 model with quantizers, learned scales shrunk so that weights are clipped."""
+    """A float64 model with quantizers, learned scales shrunk so that weights are clipped.
+
+    Where scales follow the weights, these are made such that something is masked.
+    """
     model = reference_copy(build(**options))
     prepare(model, spec(name, w_bits=bits, a_bits=a_bits, kv_bits=kv_bits))
     for layer in quant_layers(model).values():
+        rows = layer.weight.data.T if layer.transposed else layer.weight.data
+        if name == "quest":  # one large coordinate in Hadamard space
+            rows[::2] += 8 * layer.quantizer.unrotate(torch.eye(1, rows.shape[1]).double())
+        if name == "llm-qat":
+            rows *= 2.5
         if layer.scale is not None:
             layer.scale.data.mul_(shrink)
     return model
@@ -47,6 +55,21 @@ def flat_mask(model, names):
         for n in names
     ]
     return torch.cat([piece.reshape(-1) for piece in pieces]).double()
+
+
+def projector(model, names):
+    """J, (n, n) float64: block diagonal, each block what the layer makes of unit gradients."""
+    layers = {f"{name}.weight": layer for name, layer in quant_layers(model).items()}
+    parameters, blocks = dict(model.named_parameters()), []
+    for name in names:
+        size, layer = parameters[name].numel(), layers.get(name)
+        units = torch.eye(size, dtype=torch.float64)
+        if layer is not None:
+            units = units.reshape(size, *parameters[name].shape)
+            to, back = layer.rotation() or (lambda v: v, lambda v: v)
+            units = back(layer.mask() * to(units)).reshape(size, size)
+        blocks.append(units)
+    return torch.block_diag(*blocks)
 
 
 def through_the_estimator(model, names, batches, loss=token_loss):

@@ -24,9 +24,11 @@ from tests.curvature.quantized import (
     flat_mask,
     own_layers,
     plain,
+    projector,
     quantized,
     through_the_estimator,
 )
+from tests.quant.cases import UNMASKED
 
 DATA = [batch(2, 6), batch(1, 7, seed=1, masked=0.3)]
 
@@ -34,18 +36,22 @@ DATA = [batch(2, 6), batch(1, 7, seed=1, masked=0.3)]
 @pytest.mark.parametrize("build", [llama, gpt2])
 @pytest.mark.parametrize(("name", "bits"), CASES)
 def test_ste_is_the_masked_hessian_at_the_quantized_weights(build, name, bits):
-    model = quantized(build, name, bits, shrink=0.3 if name == "lsq" else 0.6)
+    sizes = {"hidden": 8, "inner": 10} if build is llama else {"hidden": 8}
+    model = quantized(
+        build, name, bits, shrink=0.3 if name == "lsq" else 0.6, **sizes if name == "quest" else {}
+    )
     family = hessian(model, DATA)
     assert family.surface == "ste"
     names = family.selection.names
-    m = flat_mask(model, names)
+    J = projector(model, names)
     found = operator_matrix(family)
-    truth = m[:, None] * dense(plain(model), names, DATA)[2] * m
+    truth = J @ dense(plain(model), names, DATA)[2] @ J
     assert float((found - truth).abs().max()) < 1e-8
     assert float((found - through_the_estimator(model, names, DATA)).abs().max()) < 1e-8
     assert float(truth.abs().max()) > 1e-2
-    assert family.dim_unmasked == int(m.sum())
-    if name != "rtn":
+    assert family.dim_unmasked == int(flat_mask(model, names).sum())
+    assert family.dim_unmasked == round(float(torch.trace(J)))
+    if name not in UNMASKED:
         assert 0 < family.dim_unmasked < family.dim
 
 

@@ -7,9 +7,10 @@ import torch
 from spectra.quant import get_quantizer, quantizer_names
 
 CASES = [(name, bits) for name in quantizer_names() for bits in get_quantizer(name).supported_bits]
+SYMMETRIC = ("rtn", "llm-qat")  # 2^b − 1 levels: the lowest code is not used
 LEARNED = [(name, bits) for name, bits in CASES if get_quantizer(name).learns_scale]
 FLOATS = {"hif8": 253, "fp8_e4m3": 253, "fp8_e5m2": 247}  # finite values; one scale a tensor
-UNMASKED = ("rtn", *FLOATS)
+UNMASKED = ("rtn", "bitnet", *FLOATS)  # their gradient passes everywhere
 EXAMPLE = [-1.0, -0.6, -0.2, 0.1, 0.4, 0.9]
 
 
@@ -35,6 +36,13 @@ def derivatives(quantizer, weight, scale, bits, g=None):
     q = quantizer.quantize(w, a, bits)
     q.backward(torch.ones_like(q) if g is None else g)
     return q.detach(), w.grad, a.grad
+
+
+def projector(quantizer, weight, scale, bits):
+    """J, (n, n), of the estimator at `weight`: what it makes of every unit gradient."""
+    mask = quantizer.mask(weight, scale, bits)
+    units = torch.eye(weight.numel(), dtype=weight.dtype).reshape(-1, *weight.shape)
+    return quantizer.project(units, mask).reshape(weight.numel(), -1)
 
 
 def error_ratio(weight, quantized):

@@ -215,7 +215,8 @@ def test_codes_name_the_level_of_every_weight(name, bits, dtype, kind):
     rows = rows.to(torch.promote_types(dtype, torch.float32))
     scale = layer.quantizer.initial_scale(rows, bits) if layer.scale is None else layer.scale
     grid = torch.tensor(layer.quantizer.grid(bits), dtype=rows.dtype)
-    levels = grid[(codes.T if kind == "Conv1D" else codes).long()] * scale.detach()
+    levels = grid[(codes.T if kind == "Conv1D" else codes).long()]
+    levels = layer.quantizer.unrotate(levels * layer.quantizer.step(scale.detach()))
     expected = layer.quantized_weight().detach()
     torch.testing.assert_close(levels, expected.T if kind == "Conv1D" else expected)
 

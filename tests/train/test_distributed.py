@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-OPTIONS = ["--w_bits", "2", "--recipe", "winq", "--reset_every", "3", "--noise_std", "0.01"]
+OPTIONS = ["--w_bits", "2", "--recipe", "winq+cage", "--reset_every", "3"]
+OPTIONS += ["--noise_std", "0.01", "--cage_silent", "0.3", "--distill"]
 OPTIONS += ["--max_steps", "6", "--seq_len", "12", "--eval_blocks", "4", "--learning_rate", "1e-3"]
 OPTIONS += ["--per_device_train_batch_size", "4", "--save_steps", "3", "--eval_steps", "3"]
 OPTIONS += ["--logging_steps", "1", "--use_cpu", "--seed", "3"]

@@ -17,6 +17,7 @@ from tests.train.conftest import Ask
 from tests.train.weights import same, weights
 
 CASES = [("paretoq", 1), ("paretoq", 1.58), ("paretoq", 2), ("lsq", 3), ("rtn", 4)]
+CASES += [("quest", 2), ("bitnet", 1.58), ("llm-qat", 3)]
 
 
 @pytest.mark.parametrize(("quantizer", "bits"), CASES)

@@ -1,10 +1,13 @@
 """What changes in the training loop, one file a recipe; each a `transformers.TrainerCallback`."""
 
 from spectra.train.recipes.baseline import Baseline
+from spectra.train.recipes.cage import Cage
+from spectra.train.recipes.combined import Combined
+from spectra.train.recipes.distill import Distill
 from spectra.train.recipes.dts import DTS
 from spectra.train.recipes.recipe import Recipe
 from spectra.train.recipes.winq import WinQ
 
-RECIPES = {recipe.name: recipe for recipe in (Baseline, WinQ, DTS)}
+RECIPES = {recipe.name: recipe for recipe in (Baseline, WinQ, Cage, Distill, DTS)}
 
-__all__ = ["DTS", "RECIPES", "Baseline", "Recipe", "WinQ"]
+__all__ = ["DTS", "RECIPES", "Baseline", "Cage", "Combined", "Distill", "Recipe", "WinQ"]

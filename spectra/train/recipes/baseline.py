@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from spectra.train.recipes.recipe import Recipe
 
 
 class Baseline(Recipe):
     """Changes nothing."""
 
-    name: ClassVar[str] = "baseline"
+    name = "baseline"

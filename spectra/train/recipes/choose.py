@@ -1,14 +1,47 @@
-"""What a request says about the recipe -> the recipe, or one clear sentence."""
+"""What a request says about the recipe -> the recipe, or one clear sentence.
+
+Recipes are combined by name, `--recipe winq+cage`; `--distill` adds one. The settings of one that
+is not named are refused.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from spectra.errors import UsageError, nearest
 from spectra.quant import Noise
-from spectra.train.recipes import DTS, RECIPES, Recipe, WinQ
+from spectra.train.recipes import DTS, RECIPES, Baseline, Cage, Combined, Distill, Recipe, WinQ
+from spectra.train.recipes.combined import SEPARATOR
 from spectra.train.request import TrainRequest
 
 DEFAULT_NOISE = 1e-3
 DEFAULT_FRACTION = 0.4
+DEFAULT_LAMBDA = 10.0
+DEFAULT_SILENT = 0.8
+
+# The settings of each recipe, and what it has that others have not.
+SETTINGS = {
+    WinQ.name: (
+        (
+            "reset_every",
+            "reset_fraction",
+            "winq_alpha",
+            "noise_std",
+            "scale_noise_std",
+            "noise_place",
+            "noise_frozen",
+            "noise_trainable",
+            "save_before_reset",
+        ),
+        "neither resets nor noise",
+    ),
+    Cage.name: (
+        ("cage_lambda", "cage_form", "cage_silent", "cage_ramp", "cage_order"),
+        "no pull toward the grid",
+    ),
+    Distill.name: (("teacher", "distill_reduction"), "no teacher"),
+    DTS.name: (("plain_steps",), "quantization from the first step"),
+}
 
 
 def build_recipe(request: TrainRequest) -> Recipe:
@@ -17,22 +50,32 @@ def build_recipe(request: TrainRequest) -> Recipe:
     Raises:
         UsageError: If it is not known, or a setting is of another recipe or out of range.
     """
-    if request.recipe not in RECIPES:
+    names = request.recipe.split(SEPARATOR)
+    if request.distill and Distill.name not in names:
+        names = [name for name in names if name != Baseline.name] + [Distill.name]
+    for name in names:
+        if name not in RECIPES:
+            raise UsageError(
+                f"recipe={request.recipe!r} is not one of {', '.join(RECIPES)}"
+                f"{nearest(name, RECIPES)} (several are joined by {SEPARATOR}, as winq+cage)."
+            )
+    _refuse_foreign(request, names)
+    if len(set(names)) < len(names) or (len(names) > 1 and Baseline.name in names):
         raise UsageError(
-            f"recipe={request.recipe!r} is not one of {', '.join(RECIPES)}"
-            f"{nearest(request.recipe, RECIPES)}"
+            f"recipe={request.recipe!r} names one twice, or baseline, which is none, beside "
+            "another; name each recipe once, as winq+cage."
         )
-    if request.recipe != DTS.name and request.plain_steps is not None:
-        raise UsageError(
-            f"plain_steps={request.plain_steps} belongs to --recipe dts, and "
-            f"recipe={request.recipe!r} quantizes from the first step; pass --recipe dts, or "
-            "leave it out."
-        )
-    if request.recipe != WinQ.name:
-        _refuse_foreign(request)
-        if request.recipe == DTS.name:
-            return DTS(request.plain_steps)
-        return RECIPES[request.recipe]()
+    # One order whatever the request's: equal runs have equal names.
+    made = [_BUILD[name](request) for name in RECIPES if name in names]
+    return made[0] if len(made) == 1 else Combined(made)
+
+
+def _baseline(request: TrainRequest) -> Recipe:
+    del request
+    return Baseline()
+
+
+def _winq(request: TrainRequest) -> Recipe:
     fraction = request.reset_fraction
     if request.winq_alpha is not None:
         if fraction is not None:
@@ -59,22 +102,48 @@ def build_recipe(request: TrainRequest) -> Recipe:
     )
 
 
-def _refuse_foreign(request: TrainRequest) -> None:
+def _cage(request: TrainRequest) -> Recipe:
+    strength, silent = request.cage_lambda, request.cage_silent
+    return Cage(
+        DEFAULT_LAMBDA if strength is None else strength,
+        cage_form=request.cage_form,
+        cage_silent=DEFAULT_SILENT if silent is None else silent,
+        cage_ramp=request.cage_ramp,
+        cage_order=request.cage_order,
+    )
+
+
+def _distill(request: TrainRequest) -> Recipe:
+    return Distill(distill_reduction=request.distill_reduction)
+
+
+def _dts(request: TrainRequest) -> Recipe:
+    return DTS(request.plain_steps)
+
+
+_BUILD: dict[str, Callable[[TrainRequest], Recipe]] = {
+    Baseline.name: _baseline,
+    WinQ.name: _winq,
+    Cage.name: _cage,
+    Distill.name: _distill,
+    DTS.name: _dts,
+}
+
+
+def _refuse_foreign(request: TrainRequest, names: list[str]) -> None:
     usual = TrainRequest()
-    for name in (
-        "reset_every",
-        "reset_fraction",
-        "winq_alpha",
-        "noise_std",
-        "scale_noise_std",
-        "noise_place",
-        "noise_frozen",
-        "noise_trainable",
-        "save_before_reset",
-    ):
-        value = getattr(request, name)
-        if value != getattr(usual, name):
-            raise UsageError(
-                f"{name}={value} belongs to --recipe winq, and recipe={request.recipe!r} has "
-                "neither resets nor noise; pass --recipe winq, or leave it out."
-            )
+    for recipe, (settings, lacking) in SETTINGS.items():
+        if recipe in names:
+            continue
+        for name in settings:
+            value = getattr(request, name)
+            if value != getattr(usual, name):
+                raise UsageError(
+                    f"{name}={value} belongs to --recipe {recipe}, and recipe={request.recipe!r} "
+                    f"has {lacking}; pass --recipe {_with(request.recipe, recipe)}, or leave it "
+                    "out."
+                )
+
+
+def _with(asked: str, other: str) -> str:
+    return other if asked == Baseline.name else f"{asked}{SEPARATOR}{other}"

@@ -11,7 +11,7 @@ histories are empty, so that every tensor is scaled by itself.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import nn
 
@@ -32,7 +32,7 @@ class DTS(Recipe):
         UsageError: If `plain_steps` is negative.
     """
 
-    name: ClassVar[str] = "dts"
+    name = "dts"
 
     def __init__(self, plain_steps: int | None = None) -> None:
         if plain_steps is not None and plain_steps < 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import nn
 from transformers import TrainerCallback
@@ -29,10 +29,30 @@ class Recipe(TrainerCallback):  # type: ignore[misc]
         name: What `--recipe` calls it.
     """
 
-    name: ClassVar[str]
+    name: str
+
+    @property
+    def parts(self) -> tuple[Recipe, ...]:
+        """The recipes that this one is made of: itself, unless several were combined."""
+        return (self,)
+
+    @property
+    def moves_weights(self) -> bool:
+        """Whether weights move otherwise than by the optimizer's step."""
+        return False
+
+    def check(self, arguments: Any) -> None:
+        """Refuse `transformers.TrainingArguments` that the recipe cannot work with.
+
+        Raises:
+            UsageError: If a setting of the recipe does not go with them.
+        """
 
     def setup(self, model: nn.Module, seed: int) -> None:
         """Change the model before its optimizer is made."""
+
+    def join(self, trainer: Any) -> None:
+        """Change the Trainer, before its optimizer is made."""
 
     def plan(self, total_steps: int) -> None:
         """Learn how many steps the run has.

@@ -21,7 +21,7 @@ the Trainer deals batches out: any number of ranks takes the step that one would
 from __future__ import annotations
 
 import warnings
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import nn
 
@@ -45,7 +45,7 @@ class WinQ(Recipe):
         UsageError: If `reset_every` is not positive or `reset_fraction` outside [0, 1].
     """
 
-    name: ClassVar[str] = "winq"
+    name = "winq"
 
     def __init__(
         self,
@@ -81,6 +81,11 @@ class WinQ(Recipe):
             stacklevel=3,
         )
         return 1 - alpha
+
+    @property
+    def moves_weights(self) -> bool:
+        """Whether there are resets."""
+        return self.reset_fraction > 0
 
     def setup(self, model: nn.Module, seed: int) -> None:
         """Give the quantized layers their noise."""
