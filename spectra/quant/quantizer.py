@@ -37,11 +37,13 @@ class Quantizer(ABC):
         name: Its name in specifications, flags and files.
         supported_bits: The widths it defines, 16 (none) aside.
         learns_scale: Whether the scale is a parameter; else it is a statistic of the weights.
+        has_zero: Whether zero points are learned beside it: `scale` is then (2, *scale_shape).
     """
 
     name: ClassVar[str]
     supported_bits: ClassVar[tuple[float, ...]]
     learns_scale: ClassVar[bool] = True
+    has_zero: ClassVar[bool] = False
 
     @abstractmethod
     def grid(self, bits: float) -> tuple[float, ...]:
@@ -96,6 +98,20 @@ class Quantizer(ABC):
             return torch.ones_like(wide[..., :1])
         return self.start(wide, bits).clamp_min(SCALE_FLOOR)
 
+    def scale_shape(self, rows: int, columns: int) -> tuple[int, int]:
+        """Return the shape of the scale of an (out, in) matrix."""
+        del columns
+        return rows, 1
+
+    @property
+    def scale_floor(self) -> float:
+        """The least scale that works as itself."""
+        return SCALE_FLOOR
+
+    def initial_zero(self, weight: torch.Tensor, scale: torch.Tensor, bits: float) -> torch.Tensor:
+        """Return the zero points, the shape of `scale`; for quantizers that have them."""
+        raise NotImplementedError(f"{self.name} has no zero points")
+
     def quantize(self, x: torch.Tensor, scale: torch.Tensor, bits: float) -> torch.Tensor:
         """Return Ŵ, the shape of `x`, differentiable by the straight-through estimator.
 
@@ -132,6 +148,19 @@ class Quantizer(ABC):
     def slope(self, x: torch.Tensor, scale: torch.Tensor, bits: float) -> torch.Tensor:
         """Return d = ∂Ŵ/∂a, elementwise, the shape of `x`."""
         return self.code_slope(x / floored(scale), bits)
+
+    def level(self, x: torch.Tensor, scale: torch.Tensor, bits: float) -> torch.Tensor:
+        """Return the index of each weight's level, ascending from 0, the shape of `x`."""
+        code = self.code(x / floored(scale), bits)
+        grid = torch.tensor(self.grid(bits), dtype=code.dtype, device=code.device)
+        return torch.bucketize(code.contiguous(), (grid[1:] + grid[:-1]) / 2)
+
+    def scale_gradient(
+        self, x: torch.Tensor, scale: torch.Tensor, bits: float, g: torch.Tensor
+    ) -> torch.Tensor:
+        """Return ∂L/∂a = κ Σ d g, the shape of `scale`, for g = ∂L/∂Ŵ."""
+        kappa = self.gradient_scale(x.numel(), bits)
+        return (self.slope(x, scale, bits) * g * kappa).sum_to_size(scale.shape)
 
     def gradient_scale(self, size: int, bits: float) -> float:
         """Return κ = 1/√(size · Qp), with the size of the whole matrix."""
