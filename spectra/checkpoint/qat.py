@@ -11,7 +11,9 @@ from spectra.quant.quantizer import FULL_BITS
 
 DEFAULT_QUANTIZER = "paretoq"
 
-Source = Literal["spectra", "winq", "paretoq", "llm-qat", "initial"]
+Source = Literal[
+    "spectra", "winq", "paretoq", "llm-qat", "efficientqat", "bitnet", "torchao", "initial"
+]
 Scales = Literal["stored", "initial"]
 
 
@@ -22,8 +24,9 @@ class Qat:
     Attributes:
         spec: Quantizer, widths, options.
         source: Whose file said so: "spectra" (this package), "winq" or "paretoq" (their public
-            code), "llm-qat" (a configuration with widths, and no stored scales), or "initial": a
-            float checkpoint quantized on loading, the state before the first step of training.
+            code), "llm-qat" (a configuration with widths, and no stored scales), "efficientqat",
+            "bitnet" or "torchao" (their formats), or "initial": a float checkpoint quantized on
+            loading, the state before the first step of training.
         scales: "stored" with the checkpoint, "initial" (derived from its weights on loading), or
             None where the quantizer learns none.
         method: Training method, as "baseline", "winq" or "llm-qat"; None where nothing trained or
@@ -33,6 +36,8 @@ class Qat:
         steps_since_reset: Steps since the last reset, 0 right after it; None if there was none or
             it is not known.
         recipe: Settings of the method as they were stored.
+        packed_bits: Width of weights that are stored on their grid, and that `spec`, at 16 bits,
+            leaves as they are; None elsewhere.
     """
 
     spec: QuantSpec
@@ -43,6 +48,12 @@ class Qat:
     resets: int | None = None
     steps_since_reset: int | None = None
     recipe: dict[str, Any] = field(default_factory=dict)
+    packed_bits: float | None = None
+
+    @property
+    def w_bits(self) -> float:
+        """Width of the weights that the model computes with."""
+        return self.spec.w_bits if self.packed_bits is None else self.packed_bits
 
     def metadata(self) -> dict[str, Any]:
         """Return what a record keeps beside widths, quantizer, method and step."""
