@@ -189,6 +189,13 @@ class QuantLinear(nn.Linear):
         self.weight.copy_(torch.lerp(self.weight.to(goal.dtype), goal, float(fraction)))
 
     @torch.no_grad()
+    def set_codes_(self, codes: torch.Tensor) -> None:
+        """Put the weights on the levels that `codes` returned, at the scales as they are now."""
+        rows = self._turn(codes)
+        values = self.quantizer.at_level(rows, self._scale_of(rows), self._bits)
+        self.weight.copy_(self._turn(values))
+
+    @torch.no_grad()
     def rederive_scale_(self) -> None:
         """Set learned scales and zero points to where training at these weights would start."""
         if self.scale is None:

@@ -155,6 +155,11 @@ class Quantizer(ABC):
         grid = torch.tensor(self.grid(bits), dtype=code.dtype, device=code.device)
         return torch.bucketize(code.contiguous(), (grid[1:] + grid[:-1]) / 2)
 
+    def at_level(self, level: torch.Tensor, scale: torch.Tensor, bits: float) -> torch.Tensor:
+        """Return Ŵ of these levels, the inverse of `level`."""
+        grid = torch.tensor(self.grid(bits), dtype=scale.dtype, device=scale.device)
+        return grid[level.long()] * floored(scale)
+
     def scale_gradient(
         self, x: torch.Tensor, scale: torch.Tensor, bits: float, g: torch.Tensor
     ) -> torch.Tensor:

@@ -13,11 +13,12 @@ from spectra.checkpoint import Checkpoint, load_checkpoint
 from spectra.checkpoint.quiet import first_line
 from spectra.data import TokenBlocks, token_blocks
 from spectra.errors import CheckpointError, UsageError, nearest
+from spectra.quant import quant_layers
 from spectra.train.attach import attach
 from spectra.train.checks import check_arguments
 from spectra.train.evaluation import block_length
 from spectra.train.progress import TrainProgress
-from spectra.train.recipes import Recipe
+from spectra.train.recipes import BlockAP, Recipe
 from spectra.train.recipes.choose import build_recipe
 from spectra.train.remember import remembered, total_steps
 from spectra.train.request import TrainRequest
@@ -62,7 +63,7 @@ def build(request: TrainRequest, arguments: Any) -> Assembly:
     if arguments.max_steps > 0:
         recipe.plan(arguments.max_steps)
     checkpoint = load_model(request)
-    train_data, eval_data = read_data(request, checkpoint, arguments)
+    train_data, eval_data = read_data(request, checkpoint, arguments, recipe)
     if eval_data is None:
         arguments.eval_strategy = "no"
     if arguments.max_steps <= 0:
@@ -158,7 +159,7 @@ def load_model(request: TrainRequest) -> Checkpoint:
 
 
 def read_data(
-    request: TrainRequest, checkpoint: Checkpoint, arguments: Any
+    request: TrainRequest, checkpoint: Checkpoint, arguments: Any, recipe: Recipe | None = None
 ) -> tuple[TokenBlocks, TokenBlocks | None]:
     """Read the blocks to train on, no more than the run needs, and the held-out ones.
 
@@ -178,7 +179,9 @@ def read_data(
     source = "stdlib:train" if builtin else request.data
     heldout = request.eval_data or ("stdlib" if builtin else None)
     need = None
-    if arguments.max_steps > 0:
+    if isinstance(recipe, BlockAP):
+        need = recipe.calibration_blocks
+    elif arguments.max_steps > 0:
         step = arguments.train_batch_size * arguments.gradient_accumulation_steps
         need = arguments.max_steps * step * arguments.world_size
     if not heldout_blocks or heldout is not None:
@@ -200,6 +203,8 @@ def read_data(
 
 def freeze_matrices(model: nn.Module) -> None:
     """Leave only quantizer scales and norms to train: what has one entry, or one for each row."""
+    layers = quant_layers(model).values()
+    own = {id(p) for layer in layers for p in (layer.scale, layer.zero) if p is not None}
     for name, parameter in model.named_parameters():
         thin = parameter.numel() == max(parameter.shape, default=1)
-        parameter.requires_grad_(thin and not name.endswith(".bias"))
+        parameter.requires_grad_(id(parameter) in own or (thin and not name.endswith(".bias")))

@@ -53,7 +53,9 @@ class TrainRequest:
     initialize_scales: bool = _option(
         False, "Derive the scales of a quantized checkpoint that lacks them from its weights."
     )
-    recipe: str = _option("baseline", "What the loop does: baseline, winq.", "--method")
+    recipe: str = _option(
+        "baseline", "What the loop does: baseline, winq, block-ap, e2e-qp.", "--method"
+    )
     reset_every: int | None = _option(None, "WinQ: steps between resets (a third of the run).")
     reset_fraction: float | None = _option(
         None, "WinQ: how far a reset moves weights toward the grid, 0 to 1 (0.4)."
@@ -72,6 +74,12 @@ class TrainRequest:
     noise_trainable: bool = _option(False, "WinQ: learn the standard deviations.")
     save_before_reset: bool = _option(
         False, "WinQ: checkpoints of a reset step hold the weights before the reset."
+    )
+    quant_learning_rate: float | None = _option(
+        None, "Block-AP: learning rate of scales and zero points (1e-4)."
+    )
+    calibration_blocks: int | None = _option(
+        None, "Block-AP: blocks of text that each transformer block is trained on (4096)."
     )
     trainable: str = _option(
         "all", "What trains: all, or scales (quantizer scales and norms alone: the control)."

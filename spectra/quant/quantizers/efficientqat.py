@@ -139,6 +139,11 @@ class EfficientQAT(Quantizer):
         ratio, low, high, _ = self._parts(x, scale, bits)
         return (ratio.round().clamp(low, high) - low).reshape(x.shape)
 
+    def at_level(self, level: torch.Tensor, scale: torch.Tensor, bits: float) -> torch.Tensor:
+        """Return Ŵ of these codes, 0 to q, the inverse of `level`."""
+        grouped, low, _, step = self._parts(level.to(scale.dtype), scale, bits, raw=True)
+        return ((grouped + low) * step).reshape(level.shape)
+
     def slope(self, x: torch.Tensor, scale: torch.Tensor, bits: float) -> torch.Tensor:
         """Return ∂Ŵ/∂s, the shape of `x`."""
         ratio, low, high, _ = self._parts(x, scale, bits)
@@ -176,14 +181,15 @@ class EfficientQAT(Quantizer):
         return step.clamp(STEP_MIN, STEP_MAX) if self.clamp_steps else step
 
     def _parts(
-        self, x: torch.Tensor, scale: torch.Tensor, bits: float
+        self, x: torch.Tensor, scale: torch.Tensor, bits: float, *, raw: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return w/s (out, groups, size), and l, h, s, (out, groups, 1)."""
+        """Return w/s (out, groups, size), or w if `raw`, and l, h, s, (out, groups, 1)."""
         top = 2 ** round(bits) - 1
         if scale.ndim == _PAIR:
             step, zero = scale[0], scale[1].round().clamp(0, top)
         else:
             step, zero = scale, torch.full_like(scale, 2 ** (round(bits) - 1))
         step = self._clamped(step)[..., None]
-        ratio = x.reshape(x.shape[0], scale.shape[-1], -1) / torch.where(step == 0, 1.0, step)
+        grouped = x.reshape(x.shape[0], scale.shape[-1], -1)
+        ratio = grouped if raw else grouped / torch.where(step == 0, 1.0, step)
         return ratio, -zero[..., None], top - zero[..., None], step

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from spectra.errors import UsageError, nearest
 from spectra.quant import Noise
-from spectra.train.recipes import RECIPES, Recipe, WinQ
+from spectra.train.recipes import RECIPES, BlockAP, Recipe, WinQ
 from spectra.train.request import TrainRequest
 
 DEFAULT_NOISE = 1e-3
@@ -22,8 +22,13 @@ def build_recipe(request: TrainRequest) -> Recipe:
             f"recipe={request.recipe!r} is not one of {', '.join(RECIPES)}"
             f"{nearest(request.recipe, RECIPES)}"
         )
+    if request.recipe != BlockAP.name:
+        _refuse_blocks(request)
     if request.recipe != WinQ.name:
         _refuse_foreign(request)
+    if request.recipe == BlockAP.name:
+        return BlockAP(request.quant_learning_rate, request.calibration_blocks)
+    if request.recipe != WinQ.name:
         return RECIPES[request.recipe]()
     fraction = request.reset_fraction
     if request.winq_alpha is not None:
@@ -49,6 +54,16 @@ def build_recipe(request: TrainRequest) -> Recipe:
         None if silent else noise,
         save_before_reset=request.save_before_reset,
     )
+
+
+def _refuse_blocks(request: TrainRequest) -> None:
+    for name in ("quant_learning_rate", "calibration_blocks"):
+        value = getattr(request, name)
+        if value is not None:
+            raise UsageError(
+                f"{name}={value} belongs to --recipe block-ap, and recipe={request.recipe!r} has "
+                "one learning rate and trains on all its text; leave it out."
+            )
 
 
 def _refuse_foreign(request: TrainRequest) -> None:
