@@ -12,7 +12,15 @@ from spectra.quant.quantizer import FULL_BITS
 DEFAULT_QUANTIZER = "paretoq"
 
 Source = Literal[
-    "spectra", "winq", "paretoq", "llm-qat", "efficientqat", "bitnet", "torchao", "initial"
+    "spectra",
+    "winq",
+    "paretoq",
+    "llm-qat",
+    "efficientqat",
+    "bitnet",
+    "torchao",
+    "compressed-tensors",
+    "initial",
 ]
 Scales = Literal["stored", "initial"]
 
@@ -25,8 +33,8 @@ class Qat:
         spec: Quantizer, widths, options.
         source: Whose file said so: "spectra" (this package), "winq" or "paretoq" (their public
             code), "llm-qat" (a configuration with widths, and no stored scales), "efficientqat",
-            "bitnet" or "torchao" (their formats), or "initial": a float checkpoint quantized on
-            loading, the state before the first step of training.
+            "bitnet", "torchao" or "compressed-tensors" (their formats), or "initial": a float
+            checkpoint quantized on loading, the state before the first step of training.
         scales: "stored" with the checkpoint, "initial" (derived from its weights on loading), or
             None where the quantizer learns none.
         method: Training method, as "baseline", "winq" or "llm-qat"; None where nothing trained or

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from spectra.checkpoint import verify
-from spectra.checkpoint.formats import bitnet, efficientqat, own, paretoq, torchao
+from spectra.checkpoint.formats import bitnet, compressed, efficientqat, own, paretoq, torchao
 from spectra.checkpoint.formats.packed import Linear, by_name
 from spectra.checkpoint.locate import Location, shorten
 from spectra.checkpoint.plan import Plan, in_words, learns_scale, scales_of
@@ -54,7 +54,7 @@ def make_plan(
     saved = None if location.format == "gguf" else read_saved(location.directory)
     if saved is not None:
         return own.plan(location, names, saved, asked)
-    for read in (efficientqat.plan, torchao.plan, bitnet.plan):
+    for read in (efficientqat.plan, torchao.plan, bitnet.plan, compressed.plan):
         if stored is not None and (found := read(location, stored, config, asked, linear)):
             return found
     verify.refuse_packed(location, names or (), config)

@@ -94,6 +94,7 @@ def _quantization(qat: checkpoint.Qat) -> list[tuple[str, str]]:
     }
     by = {"spectra": "this package", "winq": "WinQ's code", "paretoq": "ParetoQ's code"}
     by |= {"efficientqat": "EfficientQAT's code", "bitnet": "BitNet's", "torchao": "torchao"}
+    by |= {"compressed-tensors": "nobody: quantized after training by llm-compressor"}
     by |= {"llm-qat": "LLM-QAT's code", "initial": "nobody yet: a float checkpoint"}
     facts = [
         ("quantized", f"{_words(qat)}; {scales[qat.scales]}"),

@@ -95,6 +95,27 @@ def save_bitnet(place: Path, said: dict[str, Any] | None, *, divides: bool) -> W
     return encoded
 
 
+def save_dense(place: Path, bits: int, group: int | None, **said: Any) -> Weights:
+    """As llm-compressor saves uncompressed: weights on their grid, scales beside them."""
+    model, state = plain_state()
+    encoded = {}
+    for index, name in enumerate(NAMES):
+        out, columns = shape(state, name)
+        groups = 1 if group is None else columns // group
+        q = integers(-(2 ** (bits - 1)), 2 ** (bits - 1), out, columns, seed=index)
+        s = torch.rand(out, groups, generator=generator(index)) * 0.1 + 1e-3
+        of = torch.arange(columns) // (columns // groups)
+        encoded[name] = q.double() * s[:, of].double()
+        state[f"{name}.weight"] = q * s[:, of]
+        state[f"{name}.weight_scale"] = s
+        state[f"{name}.weight_zero_point"] = torch.zeros(out, groups, dtype=torch.int8)
+    weights = {"num_bits": bits, "symmetric": True}
+    config = {"quant_method": "compressed-tensors", "format": "dense"}
+    config |= {"config_groups": {"group_0": {"weights": weights}}}
+    write(place, state, model, quantization_config=config | said)
+    return encoded
+
+
 def save_torchao_converted(place: Path, group: int) -> Weights:
     model, state = plain_state()
     encoded = {}

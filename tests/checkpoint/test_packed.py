@@ -18,6 +18,7 @@ from tests.checkpoint.packing import (
     Weights,
     plain_state,
     save_bitnet,
+    save_dense,
     save_efficientqat,
     save_torchao_converted,
     save_torchao_learned,
@@ -343,3 +344,39 @@ def test_llm_qat_is_recognised_by_its_width_of_keys_and_values(tmp_path: Path) -
         json.dumps(json.loads((tmp_path / "q" / "config.json").read_text()) | {"kv_bits": None})
     )
     refused(tmp_path / "q", "stores no weight_clip_val.*pass --quantizer (rtn|llm-qat) if LLM-QAT")
+
+
+@pytest.mark.parametrize("group", [None, 8])
+def test_dense_weights_of_llm_compressor_are_loaded_as_they_are(
+    tmp_path: Path, change: Callable[..., None], group: int | None
+) -> None:
+    encoded = save_dense(tmp_path / "q", 2, group)
+    ckpt = load(tmp_path / "q")
+    check_weights(ckpt, encoded)
+    assert (ckpt.meta.w_bits, ckpt.qat.scales, ckpt.qat.source) == (2, None, "compressed-tensors")
+    assert describe(tmp_path / "q").why.endswith("compressed-tensors, dense, 2 bits")
+    refused(tmp_path / "q", "already of 2 bits, not 3; leave", UsageError, w_bits=3)
+    change(tmp_path / "q", lambda s: s[f"{UP}.weight"][0, :2].add_(s[f"{UP}.weight_scale"][0] / 3))
+    damaged(tmp_path / "q", f"2 of 384 weights of {UP} are not on the grid of its weight_scale")
+    change(tmp_path / "q", lambda s: s.update({f"{UP}.weight_scale": torch.ones(24, 5)}))
+    refused(tmp_path / "q", rf"{UP}.weight_scale is stored with shape \(24, 5\); one scale")
+    change(tmp_path / "q", lambda s: s.pop(f"{UP}.weight_scale"))
+    refused(tmp_path / "q", f"lacks weight_scale of 1 of its 14 linear layers: {UP}")
+
+
+@pytest.mark.parametrize(
+    ("said", "match"),
+    [
+        ({"format": "pack-quantized"}, "format 'pack-quantized' with 1 groups .*; save it with"),
+        ({"config_groups": {"a": {"weights": {"num_bits": "2"}}}}, "num_bits='2' .* no width"),
+        (
+            {"config_groups": {"a": {"weights": {"num_bits": 2}, "input_activations": {"b": 8}}}},
+            "quantizes activations as compressed-tensors does, which is not read",
+        ),
+    ],
+)
+def test_other_formats_of_llm_compressor_are_refused(
+    tmp_path: Path, said: dict[str, Any], match: str
+) -> None:
+    save_dense(tmp_path / "q", 2, None, **said)
+    refused(tmp_path / "q", match)
