@@ -80,10 +80,11 @@ class Asked:
     """What the caller says about the quantization; None leaves it to the checkpoint.
 
     Attributes:
-        quantizer: Name of the weight quantizer.
+        quantizer: Name of the weight quantizer, with options as in "efficientqat:group_size=128".
         w_bits: Width of the weights.
         a_bits: Width of the inputs of the quantized layers.
         kv_bits: Width of keys and values.
+        options: Those options, once the name is taken off.
         initialize_scales: Whether scales that are not stored may be derived from the weights.
 
     Raises:
@@ -95,10 +96,17 @@ class Asked:
     a_bits: float | None = None
     kv_bits: float | None = None
     initialize_scales: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.quantizer is not None and ":" in self.quantizer:
+            name, _, rest = self.quantizer.partition(":")
+            object.__setattr__(self, "quantizer", name)
+            object.__setattr__(self, "options", _options(rest))
         # What no quantizer knows is refused before any file is read.
         names = quantizer_names() if self.quantizer is None else (self.quantizer,)
+        if self.quantizer is not None:
+            get_quantizer(self.quantizer, **self.options)
         bits = FULL_BITS if self.w_bits is None else self.w_bits
         known = {FULL_BITS}.union(*(get_quantizer(name).supported_bits for name in names))
         one = DEFAULT_QUANTIZER if self.quantizer is None else self.quantizer
@@ -125,6 +133,12 @@ class Asked:
                 f"the width of the weights is missing; pass --w_bits with one of {supported}, or "
                 f"{FULL_BITS} for full precision."
             )
+        for option, value in self.options.items():
+            if chosen.setdefault(option, value) != value:
+                raise UsageError(
+                    f"{option}={value} is asked for, and the checkpoint has {option}="
+                    f"{chosen[option]}; leave it out."
+                )
         return spec(quantizer, **chosen)
 
     @property
@@ -140,7 +154,41 @@ class Asked:
             wanted, stored = getattr(self, name), getattr(found, name)
             if wanted is not None and wanted != stored:
                 differing.append(f"{name}={_plain(stored)}, not {_plain(wanted)}")
+        if not differing:
+            built = found.build()
+            for option, value in self.options.items():
+                if getattr(built, option) != value:
+                    differing.append(f"{option}={getattr(built, option)}, not {value}")
         return " and ".join(differing)
+
+
+def _options(text: str) -> dict[str, Any]:
+    """Return the options in "group_size=128,codes=fixed".
+
+    Raises:
+        UsageError: If they are not written so.
+    """
+    found: dict[str, Any] = {}
+    for pair in text.split(","):
+        key, equals, value = pair.strip().partition("=")
+        if not (key and equals and value):
+            raise UsageError(
+                f"quantizer options {text!r} are not of the form key=value,key=value; write, for "
+                "example, efficientqat:group_size=128."
+            )
+        found[key] = _value(value)
+    return found
+
+
+def _value(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def _plain(value: Any) -> str:

@@ -46,7 +46,9 @@ class TrainRequest:
     preset: str | None = _option(
         None, "Published setting, as llama-1b-w2a16, or llama-1b-w2a16-baseline; flags override."
     )
-    quantizer: str | None = _option(None, "Weight quantizer: paretoq (default), lsq, rtn.")
+    quantizer: str | None = _option(
+        None, "Weight quantizer: paretoq (default), lsq, rtn, efficientqat:group_size=64, ..."
+    )
     w_bits: float | None = _option(None, "Bits of a weight: 1, 1.58, 2, 3, 4 (16: none).")
     a_bits: int | None = _option(None, "Bits of an activation: 8, or 16 for none (default).")
     kv_bits: int | None = _option(None, "Bits of keys and values: 8, or 16 for none (default).")
