@@ -45,10 +45,11 @@ def unpack(location: Location, tensors: list[TensorInfo], plan: Plan | None) -> 
         layer = packed.unpack(name, read_tensors(location, stored))
         if layer.scale is not None:
             _check_finite(location, name, layer.scale)
-            scales[name] = layer.scale
+            scales[name] = layer.scale.contiguous()
         if layer.zero is not None:
-            zeros[name] = layer.zero
-        state[f"{name}.weight"] = layer.weight
+            zeros[name] = layer.zero.contiguous()
+        # In the layout of an ordinary model: products of transposed matrices round otherwise.
+        state[f"{name}.weight"] = layer.weight.contiguous()
     return Unpacked(state, scales, zeros or None)
 
 

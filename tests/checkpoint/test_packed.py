@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from spectra.checkpoint import describe, load_checkpoint
+from spectra.checkpoint.formats.efficientqat_save import pack_fields, save_packed
 from spectra.errors import CheckpointError, UsageError
 from spectra.quant import quant_layers, quantizer_names, spec
 from tests.checkpoint.packing import (
@@ -22,9 +23,10 @@ from tests.checkpoint.packing import (
     save_efficientqat,
     save_torchao_converted,
     save_torchao_learned,
+    words,
     write,
 )
-from tests.checkpoint.quantized import IDS, NAMES, refused
+from tests.checkpoint.quantized import IDS, NAMES, refused, worn
 from tests.checkpoint.saved import build
 
 WIDE = {"hidden_size": 32, "intermediate_size": 48}
@@ -380,3 +382,27 @@ def test_other_formats_of_llm_compressor_are_refused(
 ) -> None:
     save_dense(tmp_path / "q", 2, None, **said)
     refused(tmp_path / "q", match)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_what_is_written_packed_is_read_back_exactly(tmp_path: Path, bits: int) -> None:
+    model = worn(spec("efficientqat", w_bits=bits, group_size=8))
+    named = f"m-w{bits}g8"  # the layers are too small for shapes to tell the width
+    ckpt = load(save_packed(model, tmp_path / named, scales=torch.float32))
+    assert ckpt.meta.w_bits == bits
+    theirs = quant_layers(model)
+    for name, layer in quant_layers(ckpt.model).items():
+        assert torch.equal(layer.codes(), theirs[name].codes())
+        assert torch.equal(layer.quantized_weight(), theirs[name].quantized_weight())
+    with torch.no_grad():
+        assert torch.equal(ckpt.model(IDS).logits, model(IDS).logits)
+    codes = torch.randint(0, 2**bits, (25, 7))
+    assert torch.equal(pack_fields(codes, bits), words(codes, bits))
+    half = load(save_packed(model, tmp_path / "half" / named))
+    for name, layer in quant_layers(half.model).items():
+        assert torch.equal(layer.scale.data, theirs[name].scale.data.half().float())
+
+
+def test_only_its_own_quantizer_is_packed(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is quantized by paretoq at 2 bits, which EfficientQAT's"):
+        save_packed(worn(spec("paretoq", w_bits=2)), tmp_path)

@@ -107,7 +107,7 @@ class EfficientQAT(Quantizer):
         """Return −⌊min w / s⌉, (out, groups), as the public code: not clamped, integers."""
         self.check_bits(bits)
         wide = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
-        zero: torch.Tensor = -(self._extremes(wide)[0] / self._clamped(scale.detach())).round()
+        zero: torch.Tensor = -(self._extremes(wide)[0] / self.steps(scale.detach())).round()
         return zero
 
     def code(self, s: torch.Tensor, bits: float) -> torch.Tensor:
@@ -177,7 +177,8 @@ class EfficientQAT(Quantizer):
         grouped = weight.reshape(rows, self.groups(columns), -1)
         return grouped.amin(dim=-1), grouped.amax(dim=-1)
 
-    def _clamped(self, step: torch.Tensor) -> torch.Tensor:
+    def steps(self, step: torch.Tensor) -> torch.Tensor:
+        """Return the steps as they are multiplied with."""
         return step.clamp(STEP_MIN, STEP_MAX) if self.clamp_steps else step
 
     def _parts(
@@ -189,7 +190,7 @@ class EfficientQAT(Quantizer):
             step, zero = scale[0], scale[1].round().clamp(0, top)
         else:
             step, zero = scale, torch.full_like(scale, 2 ** (round(bits) - 1))
-        step = self._clamped(step)[..., None]
+        step = self.steps(step)[..., None]
         grouped = x.reshape(x.shape[0], scale.shape[-1], -1)
         ratio = grouped if raw else grouped / torch.where(step == 0, 1.0, step)
         return ratio, -zero[..., None], top - zero[..., None], step
