@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from spectra.errors import CheckpointError, NumericalError, UsageError
-from spectra.quant import bypassed, quant_layers
+from spectra.quant import bypassed
+from spectra.train.streams import Runner, first_inputs, layers_of, transformer_blocks
 
 FOLDER = "blocks"
 END = 1 / 20  # of the learning rate, at the end of the cosine
@@ -111,10 +111,10 @@ def reconstruct(
     model.eval().requires_grad_(False)
     results = []
     try:
-        x, keywords = _inputs(model, blocks, ids, size)
+        x, keywords = first_inputs(model, blocks, ids, size)
         quantized = x.clone()
         for index, block in enumerate(blocks):
-            run = _Runner(block, keywords[index], size, settings.bf16)
+            run = Runner(block, keywords[index], size, settings.bf16)
             with bypassed(block, "all"):
                 target = run.all(x)
             kept = None if place is None else _kept(place, index, remember or {})
@@ -136,55 +136,10 @@ def reconstruct(
     return results
 
 
-def transformer_blocks(model: nn.Module) -> list[nn.Module]:
-    """Return the blocks of a causal language model, in their order.
-
-    Raises:
-        UsageError: If they are not one list of modules that hold all quantized layers.
-    """
-    base = getattr(model, "base_model", model)
-    lists = [module for module in base.children() if isinstance(module, nn.ModuleList)]
-    inside = sum(len(list(_layers(block))) for block in lists[0]) if lists else 0
-    if len(lists) != 1 or inside != len(quant_layers(model)):
-        raise UsageError(
-            f"{type(model).__name__} has no single list of transformer blocks that holds all its "
-            "quantized layers, which recipe='block-ap' goes through; pass --recipe baseline."
-        )
-    return list(lists[0])
-
-
-class _Runner:
-    """Runs one block on batches of hidden states."""
-
-    def __init__(self, block: nn.Module, call: tuple[Any, ...], size: int, bf16: bool) -> None:
-        self.block, self.size, self.bf16 = block, size, bf16
-        self.rest, self.keywords = call
-        self.device = next(block.parameters()).device
-
-    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return the outputs for one batch, (batch, tokens, width)."""
-        cast: AbstractContextManager[Any] = nullcontext()
-        if self.bf16:
-            cast = torch.autocast(self.device.type, dtype=torch.bfloat16)
-        with cast:
-            out = self.block(hidden.to(self.device), *self.rest, **self.keywords)
-        first: torch.Tensor = out[0] if isinstance(out, tuple) else out
-        return first
-
-    @torch.no_grad()
-    def all(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return the outputs for all of it, on the CPU."""
-        return torch.cat([self(piece).float().cpu() for piece in hidden.split(self.size)])
-
-    def error(self, hidden: torch.Tensor, target: torch.Tensor) -> float:
-        """Return the mean square error over all of it."""
-        return float((self.all(hidden) - target).double().square().mean())
-
-
 def _train(
-    run: _Runner, index: int, hidden: torch.Tensor, target: torch.Tensor, settings: Settings
+    run: Runner, index: int, hidden: torch.Tensor, target: torch.Tensor, settings: Settings
 ) -> BlockResult:
-    layers = list(_layers(run.block))
+    layers = list(layers_of(run.block))
     weights = [layer.weight for layer in layers]
     steps = [p for layer in layers for p in (layer.scale, layer.zero) if p is not None]
     before = run.error(hidden, target)
@@ -233,58 +188,6 @@ def _order(count: int, settings: Settings, index: int, total: int) -> Iterator[t
                 return
             done += 1
             yield chosen
-
-
-def _layers(block: nn.Module) -> Iterator[Any]:
-    from spectra.quant import QuantLinear
-
-    return (module for module in block.modules() if isinstance(module, QuantLinear))
-
-
-class _Reached(Exception):  # noqa: N818
-    """The first block was reached, and no more is wanted."""
-
-
-@torch.no_grad()
-def _inputs(
-    model: nn.Module, blocks: list[nn.Module], ids: torch.Tensor, size: int
-) -> tuple[torch.Tensor, list[tuple[Any, ...]]]:
-    """Return the hidden states before the first block, and how the model calls each block.
-
-    All batches are of one shape, without padding, so each block is called alike in all of them.
-    """
-    device = next(model.parameters()).device
-    calls: list[tuple[Any, ...]] = []
-    found: list[torch.Tensor] = []
-
-    def remember(_: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        kept = {name: value for name, value in keywords.items() if name != "hidden_states"}
-        calls.append((args[1:], kept))
-
-    def take(_: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        found.append((args[0] if args else keywords["hidden_states"]).float().cpu())
-        raise _Reached
-
-    batches = [batch.to(device) for batch in ids.split(size)]
-    with _hooked(blocks, remember):
-        model(input_ids=batches[0], use_cache=False)
-    with _hooked(blocks[:1], take):
-        for batch in batches:
-            try:
-                model(input_ids=batch, use_cache=False)
-            except _Reached:
-                continue
-    return torch.cat(found), calls
-
-
-@contextmanager
-def _hooked(blocks: list[nn.Module], hook: Any) -> Iterator[None]:
-    handles = [block.register_forward_pre_hook(hook, with_kwargs=True) for block in blocks]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _file(place: Path, index: int) -> Path:

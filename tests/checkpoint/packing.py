@@ -9,10 +9,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.checkpoint.quantized import NAMES
+from spectra.checkpoint import load_checkpoint
+from spectra.errors import CheckpointError
+from spectra.quant import quant_layers
+from tests.checkpoint.quantized import IDS, NAMES
 from tests.checkpoint.saved import build
 
 Weights = dict[str, torch.Tensor]
@@ -206,3 +210,30 @@ def save_consolidated(
         "vocab_size": -1,
     }
     (place / "params.json").write_text(json.dumps(said | params))
+
+
+def load(place: Path, **flags: Any) -> Any:
+    return load_checkpoint(place, device="cpu", **flags)
+
+
+def check_weights(ckpt: Any, encoded: Weights, **changes: Any) -> None:
+    """Q(W) is what the file encodes, and the model computes what a plain one with it does."""
+    plain = build(**changes)
+    layers = quant_layers(ckpt.model)
+    assert set(layers) == set(encoded) == set(NAMES)
+    for name, layer in layers.items():
+        assert torch.equal(layer.quantized_weight().detach(), encoded[name].float())
+        assert layer.mask().all()
+        plain.get_submodule(name).weight.data = encoded[name].float().contiguous()
+    with torch.no_grad():
+        if ckpt.meta.a_bits == 16:
+            assert torch.equal(ckpt.model(IDS).logits, plain(IDS).logits)
+    assert not ckpt.model.training
+
+
+def damaged(place: Path, match: str, **flags: Any) -> None:
+    """Assert that loading is refused in one sentence for what only the contents show."""
+    with pytest.raises(CheckpointError, match=match) as caught:
+        load(place, **flags)
+    assert "\n" not in str(caught.value)
+    assert caught.value.__cause__ is None

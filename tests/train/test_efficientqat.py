@@ -16,7 +16,8 @@ from spectra.data import token_blocks
 from spectra.errors import CheckpointError, UsageError
 from spectra.quant import prepare, quant_layers, read_saved, spec
 from spectra.train import reconstruction, train
-from spectra.train.reconstruction import Settings, cosine, reconstruct, transformer_blocks
+from spectra.train.reconstruction import Settings, cosine, reconstruct
+from spectra.train.streams import transformer_blocks
 from tests.curvature.models import gpt2, llama
 from tests.train.conftest import Ask
 from tests.train.weights import same, weights
