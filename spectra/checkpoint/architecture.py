@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from spectra.checkpoint.locate import Location
+import torch
+
+from spectra.checkpoint.formats import consolidated
+from spectra.checkpoint.locate import CONSOLIDATED, Location
 from spectra.checkpoint.quiet import first_line
+from spectra.checkpoint.tensors import list_tensors
 from spectra.errors import CheckpointError, nearest
+from spectra.quant.swap import linear_layers
 
 
 def read_json(location: Location) -> dict[str, Any]:
@@ -18,6 +23,8 @@ def read_json(location: Location) -> dict[str, Any]:
     """
     if location.config is None:
         return {}
+    if location.format == CONSOLIDATED:
+        return consolidated.read_params(location.config)
     where = f"{str(location.config)!r}"
     try:
         config = json.loads(location.config.read_text(encoding="utf-8"))
@@ -47,6 +54,8 @@ def configuration(location: Location, *, trust_remote_code: bool) -> Any:
     from transformers import AutoConfig
 
     raw = read_json(location)
+    if location.format == CONSOLIDATED:
+        return _from_params(location, raw)
     remote = bool(raw.get("auto_map"))
     if location.config is not None:
         _check_type(location, raw, remote, trust_remote_code)
@@ -67,13 +76,25 @@ def configuration(location: Location, *, trust_remote_code: bool) -> Any:
     return config
 
 
+def _from_params(location: Location, params: dict[str, Any]) -> Any:
+    from transformers import LlamaConfig
+
+    shapes = {tensor.name: tensor.shape for tensor in list_tensors(location)}
+    try:
+        return LlamaConfig(**consolidated.llama_config(params, shapes))
+    except Exception as error:  # any number of params.json may be the reason
+        raise CheckpointError(
+            f"ckpt={location.name!r}: no model can be made from its params.json: "
+            f"{first_line(error)}."
+        ) from None
+
+
 def skeleton(location: Location, config: Any, *, trust_remote_code: bool) -> Any:
     """Return the model on the meta device: names and shapes, no memory.
 
     Raises:
         CheckpointError: If no model can be built from the configuration.
     """
-    import torch
     from transformers import AutoModelForCausalLM
 
     try:
@@ -84,6 +105,27 @@ def skeleton(location: Location, config: Any, *, trust_remote_code: bool) -> Any
             f"ckpt={location.name!r}: no model can be built from its configuration: "
             f"{first_line(error)}."
         ) from None
+
+
+def linear_shapes(model: Any) -> dict[str, tuple[int, int]]:
+    """Return (out, in) of every layer of `model` that is quantized, by name.
+
+    Raises:
+        UsageError: If there is none, or one that cannot be quantized.
+    """
+    shapes = {}
+    for name, layer in linear_layers(model).items():
+        weight = layer._parameters["weight"]
+        assert weight is not None
+        out, columns = weight.shape if isinstance(layer, torch.nn.Linear) else weight.shape[::-1]
+        shapes[name] = (int(out), int(columns))
+    return shapes
+
+
+def forget_quantization(config: Any) -> None:
+    """Remove from a configuration what makes transformers build quantized layers of its own."""
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
 
 
 def _check_type(location: Location, raw: dict[str, Any], remote: bool, trusted: bool) -> None:

@@ -47,6 +47,7 @@ class Description:
         revision: As asked of the hub.
         tokenizer: Whether there is one.
         weight_bytes: Size of the weight files.
+        why: What its quantization was recognised by; empty for a float checkpoint.
         qat: Its quantization, None for a float checkpoint or one that would be refused.
         refusal: The sentence with which loading would refuse its quantization, or an empty string.
         notes: Sentences worth printing.
@@ -68,6 +69,7 @@ class Description:
     revision: str | None
     tokenizer: bool
     weight_bytes: int
+    why: str
     qat: Qat | None
     refusal: str
     notes: tuple[str, ...]
@@ -135,6 +137,7 @@ def describe(
         revision=location.revision,
         tokenizer=location.format == "gguf" or tokenizer_directory(location) is not None,
         weight_bytes=sum(file.stat().st_size for file in location.weights),
+        why=plan.why if plan else "",
         qat=qat,
         refusal=refusal,
         notes=location.notes + ((what_runs(plan.qat), *plan.notes) if plan else ()),
@@ -160,7 +163,7 @@ def _quantize(
     """Return the plan, carried out on the skeleton, or the sentence that refuses it."""
     known = [] if location.format == "gguf" else tensors
     try:
-        plan = make_plan(location, known, config, asked)
+        plan = make_plan(location, known, config, asked, lambda: architecture.linear_shapes(model))
         _refuse_leftovers(location, model, tensors or [], plan)
         if plan is None:
             return None, ""

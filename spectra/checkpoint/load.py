@@ -30,6 +30,7 @@ from spectra.checkpoint.quantization import (
 from spectra.checkpoint.quiet import first_line, quiet
 from spectra.checkpoint.tensors import FLOATS, TensorInfo, float_types, list_tensors
 from spectra.checkpoint.tokenizer import load_tokenizer
+from spectra.checkpoint.unpack import Unpacked, unpack
 from spectra.errors import CheckpointError, OutOfMemoryError
 from spectra.quant.saved import FILE
 
@@ -88,14 +89,25 @@ def load_checkpoint(
     is_gguf = location.format == "gguf"
     with quiet(bars=is_gguf):
         tensors = None if is_gguf else list_tensors(location)
-        plan = make_plan(location, tensors or (), architecture.read_json(location), asked)
+        config: Any = None
+
+        def linear() -> dict[str, tuple[int, int]]:
+            made = architecture.configuration(location, trust_remote_code=trust_remote_code)
+            return architecture.linear_shapes(
+                architecture.skeleton(location, made, trust_remote_code=trust_remote_code)
+            )
+
+        plan = make_plan(location, tensors or (), architecture.read_json(location), asked, linear)
         expected = plan.expected if plan else frozenset()
         stored, kinds, notes = _types(location, tensors, expected)
         config = architecture.configuration(location, trust_remote_code=trust_remote_code)
+        unpacked = unpack(location, tensors or [], plan)
+        if plan and (plan.packed or plan.plain_config):
+            architecture.forget_quantization(config)
         final = chosen or stored[0]
         # Through the widest stored type, so that the conversion below is the only rounding.
         first = reduce(torch.promote_types, stored) if final == torch.float64 else final
-        model, found = _load(location, config, first, trust_remote_code, expected)
+        model, found = _load(location, config, first, trust_remote_code, expected, unpacked)
         if plan:
             layers = match_layers(location, model, plan, {t.name: t.shape for t in tensors or ()})
         notes += found + _rounding(stored, final)
@@ -105,7 +117,7 @@ def load_checkpoint(
     notes += remarks + _tying(model) + _vocabulary(model, words)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if plan:
-        notes += quantize_model(location, model, plan, layers)
+        notes += quantize_model(location, model, plan, layers, unpacked)
         if _rounding(stored, final):
             notes += ("latent weights were rounded before quantization: some may change level",)
     qat = plan.qat if plan else None
@@ -115,7 +127,7 @@ def load_checkpoint(
         sha256=content_hash(_hashed(location)),
         stored_dtype=", ".join(kinds),
         step=training_step(location, qat),
-        w_bits=qat.spec.w_bits if qat else None,
+        w_bits=qat.w_bits if qat else None,
         a_bits=qat.spec.a_bits if qat else None,
         method=qat.method if qat else None,
         architecture=type(model).__name__,
@@ -160,19 +172,26 @@ def _load(
     dtype: torch.dtype,
     trust_remote_code: bool,
     expected: Collection[str],
+    unpacked: Unpacked | None,
 ) -> tuple[Any, tuple[str, ...]]:
     from transformers import AutoModelForCausalLM
 
+    family: Any = AutoModelForCausalLM
     if location.format == "gguf":
         arguments = gguf.load_arguments(location.weights[0])
+    elif unpacked is not None:
+        # Without files, only the class of the model itself takes tensors.
+        empty = architecture.skeleton(location, config, trust_remote_code=trust_remote_code)
+        family, arguments = type(empty), {"state_dict": unpacked.state}
     else:
         arguments = {"use_safetensors": "safetensors" in location.format}
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            location.directory,
+        if unpacked is None:
+            arguments["trust_remote_code"] = trust_remote_code
+        model, report = family.from_pretrained(
+            None if unpacked is not None else location.directory,
             config=config,
             dtype=dtype,
-            trust_remote_code=trust_remote_code,
             local_files_only=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported, and refused below by name

@@ -2,6 +2,7 @@
 
     tiny                  the built-in model (./tiny for a directory of that name)
     DIR                   a directory with config.json and weights; checkpoint-N gives the step
+    DIR                   a directory with params.json and consolidated.00.pth, Meta's layout
     FILE.gguf             one GGUF file, or a directory that holds nothing but one
     ORG/NAME, NAME        a hub id, with an optional revision, when no such path exists
 
@@ -21,6 +22,8 @@ from spectra.errors import CheckpointError, UsageError, nearest
 from spectra.quant.saved import FILE as QUANTIZATION
 
 TINY = "tiny"
+PARAMS, CONSOLIDATED = "params.json", "consolidated .pth"
+_META = re.compile(r"consolidated(\.\d+)?\.pth")
 FORMATS = {
     "model.safetensors": "safetensors",
     "model.safetensors.index.json": "sharded safetensors",
@@ -39,8 +42,8 @@ class Location:
     Attributes:
         name: What the caller gave.
         directory: Where the files are.
-        format: One of the values of FORMATS, "gguf", or "hub" for a hub checkpoint whose weights
-            were not fetched.
+        format: One of the values of FORMATS, "gguf", "consolidated .pth", or "hub" for a hub
+            checkpoint whose weights were not fetched.
         weights: The weight files, sorted by name.
         index: Tensor name -> file name for sharded formats, else None.
         revision: As asked of the hub.
@@ -59,8 +62,10 @@ class Location:
 
     @property
     def config(self) -> Path | None:
-        """The config.json, which a GGUF file replaces."""
-        return None if self.format == "gguf" else self.directory / "config.json"
+        """The config.json, or Meta's params.json; a GGUF file replaces both."""
+        if self.format == "gguf":
+            return None
+        return self.directory / (PARAMS if self.format == CONSOLIDATED else "config.json")
 
 
 def locate(path: str | Path, *, revision: str | None = None, weights: bool = True) -> Location:
@@ -141,6 +146,8 @@ def _directory(name: str, path: Path) -> Location:
     ggufs = sorted(file for file in files if file.lower().endswith(".gguf"))
     if not present and len(ggufs) == 1:
         return Location(name, path, "gguf", (path / ggufs[0],))
+    if not present and any(_META.fullmatch(file) for file in files):
+        return _consolidated(name, path, files)
     if not present:
         raise CheckpointError(_no_weights(name, path, files, ggufs))
     if "config.json" not in files:
@@ -159,6 +166,22 @@ def _directory(name: str, path: Path) -> Location:
         )
     weights = tuple(path / shard for shard in shards)
     return Location(name, path, FORMATS[present[0]], weights, index, step=step, notes=notes)
+
+
+def _consolidated(name: str, path: Path, files: set[str]) -> Location:
+    shards = sorted(file for file in files if _META.fullmatch(file))
+    if len(shards) > 1:
+        raise CheckpointError(
+            f"ckpt={name!r} holds {len(shards)} consolidated files ({shorten(shards)}), each a "
+            "slice of every matrix, which is not read; merge them into one."
+        )
+    if PARAMS not in files:
+        raise CheckpointError(
+            f"ckpt={name!r} holds {shards[0]} but no {PARAMS}, which tells the architecture; add "
+            "the one that was saved with it."
+        )
+    step, notes = _step(path)
+    return Location(name, path, CONSOLIDATED, (path / shards[0],), step=step, notes=notes)
 
 
 def read_index(path: Path) -> dict[str, str]:

@@ -2,13 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
 
 from spectra.checkpoint.qat import Qat, Scales
 from spectra.quant import QuantSpec
 from spectra.quant.quantizer import FULL_BITS, TERNARY
 
 NOT_HERE = "its weights are not on this machine, so whether its scales are stored is not known yet"
+
+
+class Layer(NamedTuple):
+    """What a packed layer holds.
+
+    Attributes:
+        weight: (out, in), floating point.
+        scale: Its learned scales, None where its quantizer stores none.
+        zero: Its zero points, the shape of `scale`, or None.
+    """
+
+    weight: torch.Tensor
+    scale: torch.Tensor | None = None
+    zero: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Layers stored otherwise than as a floating-point `weight`.
+
+    Attributes:
+        names: Layer -> names of its stored tensors.
+        unpack: Layer and those tensors -> what it holds; raises CheckpointError for damage that
+            only the contents show.
+    """
+
+    names: Mapping[str, tuple[str, ...]]
+    unpack: Callable[[str, dict[str, torch.Tensor]], Layer]
 
 
 @dataclass(frozen=True)
@@ -19,20 +51,31 @@ class Plan:
         qat: What the checkpoint then is.
         stored: Layer -> name of its stored scale; empty where `qat.scales` is not "stored".
         histories: Names of stored amax histories, of a quantizer with delayed scaling.
+        zeros: Layer -> name of its stored zero points.
         ignored: Other stored tensors of a quantizer, which nothing needs.
         notes: Sentences for the record.
+        why: What the format was recognised by.
+        packed: Layers to be unpacked before transformers sees them.
+        plain_config: Whether config.json's quantization_config is carried out here, and must not
+            be by transformers; so for packed layers.
     """
 
     qat: Qat
     stored: dict[str, str] = field(default_factory=dict)
+    zeros: dict[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
     histories: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    why: str = ""
+    packed: Packed | None = None
+    plain_config: bool = False
 
     @property
     def expected(self) -> frozenset[str]:
         """Names of stored tensors that a stock model has no place for, and that are understood."""
-        return frozenset([*self.stored.values(), *self.histories, *self.ignored])
+        packed = self.packed.names.values() if self.packed else ()
+        own = [*self.stored.values(), *self.zeros.values(), *self.histories, *self.ignored]
+        return frozenset(own).union(*packed)
 
 
 def learns_scale(spec: QuantSpec) -> bool:

@@ -12,7 +12,17 @@ from spectra.quant.quantizer import FULL_BITS
 
 DEFAULT_QUANTIZER = "paretoq"
 
-Source = Literal["spectra", "winq", "paretoq", "llm-qat", "initial"]
+Source = Literal[
+    "spectra",
+    "winq",
+    "paretoq",
+    "llm-qat",
+    "efficientqat",
+    "bitnet",
+    "torchao",
+    "compressed-tensors",
+    "initial",
+]
 Scales = Literal["stored", "initial"]
 
 
@@ -23,8 +33,9 @@ class Qat:
     Attributes:
         spec: Quantizer, widths, options.
         source: Whose file said so: "spectra" (this package), "winq" or "paretoq" (their public
-            code), "llm-qat" (a configuration with widths, and no stored scales), or "initial": a
-            float checkpoint quantized on loading, the state before the first step of training.
+            code), "llm-qat" (a configuration with widths, and no stored scales), "efficientqat",
+            "bitnet", "torchao" or "compressed-tensors" (their formats), or "initial": a float
+            checkpoint quantized on loading, the state before the first step of training.
         scales: "stored" with the checkpoint, "initial" (derived from its weights on loading), or
             None where the quantizer learns none.
         method: Training method, as "baseline", "winq" or "llm-qat"; None where nothing trained or
@@ -34,6 +45,8 @@ class Qat:
         steps_since_reset: Steps since the last reset, 0 right after it; None if there was none or
             it is not known.
         recipe: Settings of the method as they were stored.
+        packed_bits: Width of weights that are stored on their grid, and that `spec`, at 16 bits,
+            leaves as they are; None elsewhere.
     """
 
     spec: QuantSpec
@@ -44,6 +57,12 @@ class Qat:
     resets: int | None = None
     steps_since_reset: int | None = None
     recipe: dict[str, Any] = field(default_factory=dict)
+    packed_bits: float | None = None
+
+    @property
+    def w_bits(self) -> float:
+        """Width of the weights that the model computes with."""
+        return self.spec.w_bits if self.packed_bits is None else self.packed_bits
 
     def metadata(self) -> dict[str, Any]:
         """Return what a record keeps beside widths, quantizer, method and step."""
@@ -62,11 +81,12 @@ class Asked:
     """What the caller says about the quantization; None leaves it to the checkpoint.
 
     Attributes:
-        quantizer: Name of the weight quantizer.
+        quantizer: Name of the weight quantizer, with options as in "efficientqat:group_size=128".
         w_bits: Width of the weights.
         a_bits: Width of the inputs of the quantized layers.
         kv_bits: Width of keys and values.
-        options: Options of the quantizer; empty leaves them to the checkpoint.
+        options: Options of the quantizer, of the name or beside it; empty leaves them to the
+            checkpoint.
         initialize_scales: Whether scales that are not stored may be derived from the weights.
 
     Raises:
@@ -81,8 +101,14 @@ class Asked:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.quantizer is not None and ":" in self.quantizer:
+            name, _, rest = self.quantizer.partition(":")
+            object.__setattr__(self, "quantizer", name)
+            object.__setattr__(self, "options", {**self.options, **_options(rest)})
         # What no quantizer knows is refused before any file is read.
         names = quantizer_names() if self.quantizer is None else (self.quantizer,)
+        if self.quantizer is not None:
+            get_quantizer(self.quantizer, **self.options)
         bits = FULL_BITS if self.w_bits is None else self.w_bits
         known = {FULL_BITS}.union(*(get_quantizer(name).supported_bits for name in names))
         one = DEFAULT_QUANTIZER if self.quantizer is None else self.quantizer
@@ -115,7 +141,13 @@ class Asked:
                 f"the width of the weights is missing; pass --w_bits with one of {supported}, or "
                 f"{FULL_BITS} for full precision."
             )
-        return spec(quantizer, **{**chosen, **self.options})
+        for option, value in self.options.items():
+            if chosen.setdefault(option, value) != value:
+                raise UsageError(
+                    f"{option}={value} is asked for, and the checkpoint has {option}="
+                    f"{chosen[option]}; leave it out."
+                )
+        return spec(quantizer, **chosen)
 
     @property
     def anything(self) -> bool:
@@ -130,12 +162,41 @@ class Asked:
             wanted, stored = getattr(self, name), getattr(found, name)
             if wanted is not None and wanted != stored:
                 differing.append(f"{name}={_plain(stored)}, not {_plain(wanted)}")
-        stored_options = dict(found.options)
-        for name, wanted in self.options.items():
-            stored = stored_options.get(name, getattr(found.build(), name, None))
-            if wanted != stored:
-                differing.append(f"{name}={stored!r}, not {wanted!r}")
+        if not differing:
+            built = found.build()
+            for option, value in self.options.items():
+                if getattr(built, option) != value:
+                    differing.append(f"{option}={getattr(built, option)}, not {value}")
         return " and ".join(differing)
+
+
+def _options(text: str) -> dict[str, Any]:
+    """Return the options in "group_size=128,codes=fixed".
+
+    Raises:
+        UsageError: If they are not written so.
+    """
+    found: dict[str, Any] = {}
+    for pair in text.split(","):
+        key, equals, value = pair.strip().partition("=")
+        if not (key and equals and value):
+            raise UsageError(
+                f"quantizer options {text!r} are not of the form key=value,key=value; write, for "
+                "example, efficientqat:group_size=128."
+            )
+        found[key] = _value(value)
+    return found
+
+
+def _value(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def _plain(value: Any) -> str:

@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from spectra.checkpoint.locate import Location, shorten
+from spectra.checkpoint.formats import consolidated
+from spectra.checkpoint.locate import CONSOLIDATED, PARAMS, Location, shorten
 from spectra.checkpoint.quiet import first_line
 from spectra.errors import CheckpointError
 
@@ -59,6 +60,12 @@ def list_tensors(location: Location) -> list[TensorInfo]:
         CheckpointError: If a file is damaged or truncated, is a pickle of more than tensors, or
             lacks tensors that the shard index promises.
     """
+    if location.format == CONSOLIDATED:
+        return [
+            TensorInfo(name, tensor.dtype, tensor.shape)
+            for tensor in _pickle(location.weights[0])
+            if (name := consolidated.here(tensor.name)) is not None
+        ]
     read = _pickle if "bin" in location.format else read_header
     found: dict[str, TensorInfo] = {}
     for path in location.weights:
@@ -81,6 +88,8 @@ def read_tensors(location: Location, names: Iterable[str]) -> dict[str, torch.Te
         CheckpointError: If a file cannot be read. Names that are nowhere are left out.
     """
     wanted, found = set(names), {}
+    if location.format == CONSOLIDATED:
+        return _translated(location, wanted)
     for path in location.weights:
         try:
             if "bin" in location.format:
@@ -91,6 +100,21 @@ def read_tensors(location: Location, names: Iterable[str]) -> dict[str, torch.Te
                 found.update({n: file.get_tensor(n) for n in file.keys() if n in wanted})  # noqa: SIM118
         except Exception as error:  # the readers' own errors, of a file that has changed since
             raise CheckpointError(f"{str(path)!r} cannot be read: {first_line(error)}.") from None
+    return found
+
+
+def _translated(location: Location, wanted: set[str]) -> dict[str, torch.Tensor]:
+    """Return tensors of a consolidated file by their names here, rows in the order of here."""
+    (path,), found = location.weights, {}
+    params = consolidated.read_params(location.directory / PARAMS)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=_zipped(path))
+    except Exception as error:  # the readers' own errors, of a file that has changed since
+        raise CheckpointError(f"{str(path)!r} cannot be read: {first_line(error)}.") from None
+    for stored, tensor in state.items():
+        name = consolidated.here(stored)
+        if name in wanted and name is not None:
+            found[name] = consolidated.rotated(name, tensor, params).clone()
     return found
 
 

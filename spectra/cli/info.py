@@ -19,6 +19,7 @@ from spectra.estimation.pipeline import DEFAULT_SEQ_LEN
 from spectra.estimation.request import resolve, settings, what_to_read
 from spectra.estimation.settings import DTYPES
 from spectra.estimation.target import DEFAULT_MAX_HVPS
+from spectra.quant.quantizer import TERNARY
 
 GRAPH_SHARE = 0.7  # of the free memory, beyond which graphs of a mean operator are rebuilt
 
@@ -81,6 +82,7 @@ def _facts(found: checkpoint.Description) -> list[tuple[str, str]]:
     ]
     if found.qat is not None:
         facts += _quantization(found.qat)
+        facts.append(("told by", found.why))
     return facts + [("note", note) for note in found.notes]
 
 
@@ -91,9 +93,11 @@ def _quantization(qat: checkpoint.Qat) -> list[tuple[str, str]]:
         None: "no learned scales",
     }
     by = {"spectra": "this package", "winq": "WinQ's code", "paretoq": "ParetoQ's code"}
+    by |= {"efficientqat": "EfficientQAT's code", "bitnet": "BitNet's", "torchao": "torchao"}
+    by |= {"compressed-tensors": "nobody: quantized after training by llm-compressor"}
     by |= {"llm-qat": "LLM-QAT's code", "initial": "nobody yet: a float checkpoint"}
     facts = [
-        ("quantized", f"{in_words(qat.spec)}; {scales[qat.scales]}"),
+        ("quantized", f"{_words(qat)}; {scales[qat.scales]}"),
         ("trained by", by[qat.source]),
     ]
     if qat.spec.options:
@@ -104,6 +108,13 @@ def _quantization(qat: checkpoint.Qat) -> list[tuple[str, str]]:
     if qat.steps_since_reset is not None:
         told.append(f"{qat.steps_since_reset} steps since the last reset")
     return [*facts, ("method", ", ".join(filter(None, told)) or "unknown")]
+
+
+def _words(qat: checkpoint.Qat) -> str:
+    if qat.packed_bits is None:
+        return in_words(qat.spec)
+    kind = "ternary" if qat.packed_bits == TERNARY else f"{qat.packed_bits:g}-bit"
+    return in_words(qat.spec).replace("16-bit weights", f"packed {kind} weights")
 
 
 def _cost_lines(request: Request, found: checkpoint.Description, dim: int) -> list[str]:

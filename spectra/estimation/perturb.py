@@ -121,10 +121,7 @@ class Displacement:
             return True
         if self.rederive_scales:
             for layer in learned:
-                rows = layer.weight.T if layer.transposed else layer.weight
-                fresh = layer.quantizer.initial_scale(rows.detach(), layer.spec.w_bits)
-                with torch.no_grad():
-                    layer.scale.copy_(fresh)  # type: ignore[union-attr]
+                layer.rederive_scale_()
         return self.rederive_scales
 
     @torch.no_grad()

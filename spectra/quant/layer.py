@@ -1,9 +1,9 @@
 """A linear layer whose weights are fake-quantized in the forward: y = x̂ Q(W)ᵀ + b.
 
 `weight` is the latent W, stored as the plain layer stores it and under the same name; `scale` holds
-one learned scale for each output row. Q(W) is computed at least in float32, outside autocast,
-whatever the dtype of the model, and then cast to the input's: rounding W/a in bfloat16 would move
-weights across thresholds. Noise, if any, is added in training mode only.
+one learned scale for each output row, or each group of a row. Q(W) is computed at least in float32,
+outside autocast, whatever the dtype of the model, and then cast to the input's: rounding W/a in
+bfloat16 would move weights across thresholds. Noise, if any, is added in training mode only.
 
 A reset pulls the weights toward the grid, W ← (1−f) W + f Q(W), with the scales as they are; f = 1
 lands on it. (The public WinQ callback's α is 1 − f.) Q(W) is the same before and after for every
@@ -24,6 +24,7 @@ from spectra.quant.noise import Noise, What, draw
 from spectra.quant.quantizer import FULL_BITS
 from spectra.quant.shared import Shared, Version
 from spectra.quant.spec import QuantSpec
+from spectra.quant.start import first_scale, first_zero
 
 Rotation = tuple[Callable[[torch.Tensor], torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]
 
@@ -37,7 +38,8 @@ class QuantLinear(nn.Linear):
         spec: What it does.
         quantizer: The weight quantizer of `spec`.
         weight: Latent weights, (out, in), or (in, out) where `transposed`.
-        scale: (out, 1), or None if the quantizer derives it or there is none.
+        scale: (out, 1) or (out, groups), or None if the quantizer derives it or there is none.
+        zero: Zero points, the shape of `scale`, or None if the quantizer has none.
         transposed: Whether the weight is stored as GPT-2's Conv1D stores it.
         original: Class of the plain layer.
         index: Number of the layer in the model, for the noise.
@@ -49,12 +51,18 @@ class QuantLinear(nn.Linear):
     """
 
     scale: nn.Parameter | None
+    zero: nn.Parameter | None
     weight_noise_std: nn.Parameter | None
     scale_noise_std: nn.Parameter | None
     scaling: DelayedScaling | None
 
     def __init__(
-        self, linear: nn.Module, spec: QuantSpec, scale: torch.Tensor | None, name: str
+        self,
+        linear: nn.Module,
+        spec: QuantSpec,
+        scale: torch.Tensor | None,
+        name: str,
+        zero: torch.Tensor | None = None,
     ) -> None:
         transposed = _is_conv1d(linear)
         weight = linear._parameters["weight"]
@@ -65,7 +73,9 @@ class QuantLinear(nn.Linear):
         self.spec, self.quantizer = spec, spec.build()
         self.weight = weight
         self.bias = linear._parameters["bias"]  # type: ignore[assignment]
-        self.scale = self._first_scale(scale)
+        rows = weight.detach().T if transposed else weight.detach()
+        self.scale = first_scale(spec, rows, scale, name, trainable=weight.requires_grad)
+        self.zero = first_zero(spec, rows, self.scale, zero, name)
         self.scaling = self.quantizer.layer_state(weight, spec.w_bits, spec.a_bits)
         for parameter in ("weight_noise_std", "scale_noise_std"):
             self.register_parameter(parameter, None)
@@ -82,6 +92,7 @@ class QuantLinear(nn.Linear):
         spec: QuantSpec,
         *,
         scale: torch.Tensor | None = None,
+        zero: torch.Tensor | None = None,
         name: str = "linear layer",
     ) -> QuantLinear:
         """Return the quantized twin of a plain layer, sharing its parameters.
@@ -89,7 +100,8 @@ class QuantLinear(nn.Linear):
         Args:
             linear: nn.Linear, or the Conv1D of GPT-2.
             spec: What the layer does.
-            scale: Scales (out, 1) to begin with; None derives them from the weights.
+            scale: Scales to begin with; None derives them from the weights.
+            zero: Zero points likewise, where the quantizer has them.
             name: What messages call the layer.
 
         Raises:
@@ -110,7 +122,7 @@ class QuantLinear(nn.Linear):
             )
         if min(spec.w_bits, spec.a_bits) < FULL_BITS:
             spec.build().check_width(name, int(weight.shape[0 if _is_conv1d(linear) else 1]))
-        return cls(linear, spec, scale, name)
+        return cls(linear, spec, scale, name, zero)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return (..., out) for inputs (..., in)."""
@@ -158,9 +170,7 @@ class QuantLinear(nn.Linear):
             return torch.zeros_like(self.weight, dtype=torch.uint8)
         rows = self._turn(self.weight)
         rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-        code = self.quantizer.codes(rows, self._scale_of(rows), self._bits)
-        grid = torch.tensor(self.quantizer.grid(self._bits), dtype=code.dtype, device=code.device)
-        level = torch.bucketize(code.contiguous(), (grid[1:] + grid[:-1]) / 2)
+        level = self.quantizer.level(rows, self._scale_of(rows), self._bits)
         return self._turn(level.to(torch.uint8))
 
     @torch.no_grad()
@@ -184,6 +194,23 @@ class QuantLinear(nn.Linear):
         goal = self.quantized_weight()
         # lerp never leaves the segment between its ends, so no weight crosses a threshold.
         self.weight.copy_(torch.lerp(self.weight.to(goal.dtype), goal, float(fraction)))
+
+    @torch.no_grad()
+    def set_codes_(self, codes: torch.Tensor) -> None:
+        """Put the weights on the levels that `codes` returned, at the scales as they are now."""
+        rows = self._turn(codes)
+        values = self.quantizer.at_level(rows, self._scale_of(rows), self._bits)
+        self.weight.copy_(self._turn(values))
+
+    @torch.no_grad()
+    def rederive_scale_(self) -> None:
+        """Set learned scales and zero points to where training at these weights would start."""
+        if self.scale is None:
+            return
+        rows = self._turn(self.weight)
+        self.scale.copy_(self.quantizer.initial_scale(rows, self._bits))
+        if self.zero is not None:
+            self.zero.copy_(self.quantizer.initial_zero(rows, self.scale, self._bits))
 
     def set_noise(self, noise: Noise | None) -> None:
         """Give the layer noise, or none; standard deviations become parameters if trainable."""
@@ -244,12 +271,15 @@ class QuantLinear(nn.Linear):
             active = self.noise if noise and self.training else None
             if active is not None and active.before:
                 rows = self._perturb(rows, active, What.WEIGHT)
-            scale = self._scale_of(rows, record=noise and self.training)
+            scale = self._steps_of(rows, record=noise and self.training)
             if self.scale is not None:
-                self._checked = self.shared.tell_floored(self.name, self.scale, self._checked)
+                floor = self.quantizer.scale_floor
+                self._checked = self.shared.tell_floored(
+                    self.name, self.scale, floor, self._checked
+                )
             if active is not None and active.before and self.scale is not None:
                 scale = self._perturb(scale, active, What.SCALE)
-            quantized = self.quantizer.quantize(rows, scale, self._bits)
+            quantized = self.quantizer.quantize(rows, self._with_zero(scale), self._bits)
             if active is not None and active.after:
                 quantized = self._perturb(quantized, active, What.QUANTIZED)
             return quantized
@@ -259,7 +289,16 @@ class QuantLinear(nn.Linear):
             return self.quantizer.quantize_activations(x, self.spec.a_bits)
         return self.scaling.quantize_inputs(x, record=self.training)
 
-    def _scale_of(self, rows: torch.Tensor, *, record: bool = False) -> torch.Tensor:
+    def _scale_of(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return what the quantizer takes for `scale`: steps, with zero points if it has them."""
+        return self._with_zero(self._steps_of(rows))
+
+    def _with_zero(self, steps: torch.Tensor) -> torch.Tensor:
+        if self.zero is None:
+            return steps
+        return torch.stack(torch.broadcast_tensors(steps, self.zero.to(steps.dtype)))
+
+    def _steps_of(self, rows: torch.Tensor, *, record: bool = False) -> torch.Tensor:
         """Return the learned scale, or the statistic of the given rows, not differentiated."""
         if self.scaling is not None and self.scaling.weights is not None:
             return self.scaling.weights.step(rows, record=record).expand(len(rows), 1)
@@ -278,26 +317,6 @@ class QuantLinear(nn.Linear):
     def _std(self, value: float) -> nn.Parameter:
         dtype = torch.promote_types(self.weight.dtype, torch.float32)
         return nn.Parameter(torch.tensor(value, dtype=dtype, device=self.weight.device))
-
-    def _first_scale(self, given: torch.Tensor | None) -> nn.Parameter | None:
-        if self._bits == FULL_BITS or not self.quantizer.learns_scale:
-            if given is not None:
-                raise UsageError(
-                    f"{self.name} was given scales, but {self.spec.quantizer} at "
-                    f"{self._bits:g} bits learns none; leave them out."
-                )
-            return None
-        if given is None:
-            first = self.quantizer.initial_scale(self._turn(self.weight.detach()), self._bits)
-        else:
-            first = given.detach().to(self.weight.device, copy=True)
-            first = first.to(torch.promote_types(first.dtype, torch.float32))
-        if first.shape != (self.out_features, 1):
-            raise UsageError(
-                f"the scales of {self.name} have shape {tuple(first.shape)}; one for each output "
-                f"row is needed: {(self.out_features, 1)}."
-            )
-        return nn.Parameter(first, requires_grad=self.weight.requires_grad)
 
 
 def _is_conv1d(module: nn.Module) -> bool:

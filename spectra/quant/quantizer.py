@@ -51,6 +51,7 @@ class Quantizer(ABC):
             `spectra.quant.activations`.
         rotates: Whether the grid lies in the basis of `rotate`.
         floor: What smaller scales work as.
+        has_zero: Whether zero points are learned beside it: `scale` is then (2, *scale_shape).
     """
 
     name: ClassVar[str]
@@ -59,6 +60,7 @@ class Quantizer(ABC):
     own_a_bits: ClassVar[tuple[int, ...]] = ()
     rotates: ClassVar[bool] = False
     floor: ClassVar[float] = SCALE_FLOOR
+    has_zero: ClassVar[bool] = False
 
     @abstractmethod
     def grid(self, bits: float) -> tuple[float, ...]:
@@ -162,6 +164,20 @@ class Quantizer(ABC):
             return torch.ones_like(wide[..., :1])
         return self.start(wide, bits).clamp_min(self.floor)
 
+    def scale_shape(self, rows: int, columns: int) -> tuple[int, int]:
+        """Return the shape of the scale of an (out, in) matrix."""
+        del columns
+        return rows, 1
+
+    @property
+    def scale_floor(self) -> float:
+        """The least scale that works as itself."""
+        return self.floor
+
+    def initial_zero(self, weight: torch.Tensor, scale: torch.Tensor, bits: float) -> torch.Tensor:
+        """Return the zero points, the shape of `scale`; for quantizers that have them."""
+        raise NotImplementedError(f"{self.name} has no zero points")
+
     def quantize(self, x: torch.Tensor, scale: torch.Tensor, bits: float) -> torch.Tensor:
         """Return Ŵ, the shape of `x`, differentiable by the straight-through estimator.
 
@@ -180,9 +196,9 @@ class Quantizer(ABC):
 
     def value(self, x: torch.Tensor, scale: torch.Tensor, bits: float) -> torch.Tensor:
         """Return Ŵ = Rᵀ a · code(R x/a), not differentiable."""
-        return self.unrotate(self.codes(x, scale, bits) * self.step(scale))
+        return self.unrotate(self.code_of(x, scale, bits) * self.step(scale))
 
-    def codes(self, x: torch.Tensor, scale: torch.Tensor, bits: float) -> torch.Tensor:
+    def code_of(self, x: torch.Tensor, scale: torch.Tensor, bits: float) -> torch.Tensor:
         """Return the code of each coordinate in the basis of the grid, the shape of `x`."""
         return self.code(self.units(x, scale), bits)
 
@@ -214,6 +230,24 @@ class Quantizer(ABC):
     def floored(self, scale: torch.Tensor) -> torch.Tensor:
         """Return the scale as the forward uses it: `floor` wherever it is not above that."""
         return torch.where(scale > self.floor, scale, torch.full_like(scale, self.floor))
+
+    def level(self, x: torch.Tensor, scale: torch.Tensor, bits: float) -> torch.Tensor:
+        """Return the index of each weight's level, ascending from 0, the shape of `x`."""
+        code = self.code_of(x, scale, bits)
+        grid = torch.tensor(self.grid(bits), dtype=code.dtype, device=code.device)
+        return torch.bucketize(code.contiguous(), (grid[1:] + grid[:-1]) / 2)
+
+    def at_level(self, level: torch.Tensor, scale: torch.Tensor, bits: float) -> torch.Tensor:
+        """Return Ŵ of these levels, the inverse of `level`."""
+        grid = torch.tensor(self.grid(bits), dtype=scale.dtype, device=scale.device)
+        return self.unrotate(grid[level.long()] * self.step(scale))
+
+    def scale_gradient(
+        self, x: torch.Tensor, scale: torch.Tensor, bits: float, g: torch.Tensor
+    ) -> torch.Tensor:
+        """Return ∂L/∂a = κ Σ d g, the shape of `scale`, for g = ∂L/∂Ŵ."""
+        kappa = self.gradient_scale(x.numel(), bits)
+        return (self.slope(x, scale, bits) * self.rotate(g) * kappa).sum_to_size(scale.shape)
 
     def gradient_scale(self, size: int, bits: float) -> float:
         """Return κ = 1/√(size · Qp), with the size of the whole matrix."""

@@ -10,7 +10,6 @@ import torch
 from spectra.errors import InputWarning
 from spectra.quant.delayed import Moment
 from spectra.quant.noise import NoiseState
-from spectra.quant.quantizer import SCALE_FLOOR
 
 Version = tuple[int, int]
 
@@ -30,13 +29,14 @@ class Shared:
     moment: Moment = field(default_factory=Moment)
 
     def tell_floored(
-        self, name: str, scale: torch.Tensor, checked: Version | None
+        self, name: str, scale: torch.Tensor, floor: float, checked: Version | None
     ) -> Version | None:
         """Warn, once for the model, of learned scales that work as the floor.
 
         Args:
             name: What messages call the layer.
             scale: Its learned scales.
+            floor: What lower ones work as.
             checked: What the last call for this layer returned.
 
         Returns:
@@ -48,13 +48,13 @@ class Shared:
         version = None if scale.is_inference() else (id(scale), scale._version)
         if version is not None and version == checked:
             return checked
-        low = ~(scale.detach() > SCALE_FLOOR)
+        low = ~(scale.detach() > floor)
         if bool(low.any()):
             self.floor_told = True
             warnings.warn(
                 f"{int(low.sum())} of {low.numel()} scales of {name} are not above "
-                f"{SCALE_FLOOR:g} (the smallest is {float(scale.detach().min()):g}); they work as "
-                f"{SCALE_FLOOR:g}: check the checkpoint, or lower the learning rate.",
+                f"{floor:g} (the smallest is {float(scale.detach().min()):g}); they work as "
+                f"{floor:g}: check the checkpoint, or lower the learning rate.",
                 InputWarning,
                 stacklevel=3,
             )

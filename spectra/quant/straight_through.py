@@ -56,9 +56,7 @@ class StraightThrough(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x = quantizer.project(g, quantizer.mask(x, scale, bits))
         if ctx.needs_input_grad[1] and quantizer.learns_scale:
-            slope = quantizer.slope(x, scale, bits)
-            kappa = quantizer.gradient_scale(x.numel(), bits)
-            grad_scale = (slope * quantizer.rotate(g) * kappa).sum_to_size(scale.shape)
+            grad_scale = quantizer.scale_gradient(x, scale, bits, g)
         return grad_x, grad_scale, None, None
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from spectra.errors import InputWarning, UsageError
 from spectra.quant.layer import QuantLinear
-from spectra.quant.quantizer import FULL_BITS, SCALE_FLOOR
+from spectra.quant.quantizer import FULL_BITS
 from spectra.quant.shared import Shared
 from spectra.quant.spec import QuantSpec
 
@@ -25,15 +25,20 @@ _FUSED_NDIM = 3  # experts stacked into one tensor: (experts, out, in)
 
 
 def prepare(
-    model: nn.Module, spec: QuantSpec, *, scales: Mapping[str, torch.Tensor] | None = None
+    model: nn.Module,
+    spec: QuantSpec,
+    *,
+    scales: Mapping[str, torch.Tensor] | None = None,
+    zeros: Mapping[str, torch.Tensor] | None = None,
 ) -> tuple[str, ...]:
     """Swap the linear layers of the transformer blocks for quantized ones, in place.
 
     Args:
         model: A transformers causal language model, or any module: then every linear layer in it.
         spec: What the layers do.
-        scales: Learned scales (out, 1) by the name of the layer, for every layer; None derives
-            them from the weights.
+        scales: Learned scales by the name of the layer, for every layer; None derives them from
+            the weights.
+        zeros: Zero points likewise, for a quantizer that has them.
 
     Returns:
         Names of the swapped modules, in the order of the model.
@@ -44,8 +49,9 @@ def prepare(
             does not fit the layers.
     """
     found = selected_layers(model, spec)
-    if scales is not None:
-        _check_scales(scales, found)
+    for given in (scales, zeros):
+        if given is not None:
+            _check_scales(given, found)
     keys = [name for name in found if name.rpartition(".")[2] in _KEY_VALUE]
     if spec.kv_bits != FULL_BITS and not keys:
         raise UsageError(
@@ -53,11 +59,13 @@ def prepare(
             f"{type(model).__name__} has none (one projection may give keys and values together); "
             f"pass kv_bits={FULL_BITS}."
         )
-    shared = Shared(floor_told=scales is not None and _tell_floored(scales))
+    floor = spec.build().scale_floor
+    shared = Shared(floor_told=scales is not None and _tell_floored(scales, floor))
     swapped: dict[str, nn.Module] = {}
     for index, (name, linear) in enumerate(found.items()):
         scale = None if scales is None else scales[name]
-        layer = QuantLinear.from_linear(linear, spec, scale=scale, name=name)
+        zero = None if zeros is None else zeros[name]
+        layer = QuantLinear.from_linear(linear, spec, scale=scale, zero=zero, name=name)
         layer.index, layer.shared = index, shared
         if layer.scaling is not None:
             layer.scaling.index, layer.scaling.moment = index, shared.moment
@@ -194,13 +202,13 @@ def _check_scales(scales: Mapping[str, torch.Tensor], layers: Mapping[str, nn.Mo
             raise UsageError(f"the scales given for {name} are not finite; check the checkpoint.")
 
 
-def _tell_floored(scales: Mapping[str, torch.Tensor]) -> bool:
-    low = {name: count for name, s in scales.items() if (count := int((s <= SCALE_FLOOR).sum()))}
+def _tell_floored(scales: Mapping[str, torch.Tensor], floor: float) -> bool:
+    low = {name: count for name, s in scales.items() if (count := int((s <= floor).sum()))}
     if low:
         total = sum(scale.numel() for scale in scales.values())
         warnings.warn(
-            f"{sum(low.values())} of {total} given scales are not above {SCALE_FLOOR:g} (the first "
-            f"in {next(iter(low))}); they work as {SCALE_FLOOR:g}: check the checkpoint.",
+            f"{sum(low.values())} of {total} given scales are not above {floor:g} (the first in "
+            f"{next(iter(low))}); they work as {floor:g}: check the checkpoint.",
             InputWarning,
             stacklevel=3,
         )

@@ -13,12 +13,13 @@ from spectra.checkpoint import Checkpoint, load_checkpoint
 from spectra.checkpoint.quiet import first_line
 from spectra.data import TokenBlocks, token_blocks
 from spectra.errors import CheckpointError, UsageError, nearest
+from spectra.quant import quant_layers
 from spectra.train.attach import attach
 from spectra.train.checks import check_arguments
 from spectra.train.evaluation import block_length
 from spectra.train.kept import KeptTask
 from spectra.train.progress import TrainProgress
-from spectra.train.recipes import Distill, Recipe
+from spectra.train.recipes import BlockAP, Distill, Recipe
 from spectra.train.recipes.choose import build_recipe
 from spectra.train.remember import remembered, total_steps
 from spectra.train.request import TrainRequest, options_of
@@ -68,7 +69,7 @@ def build(request: TrainRequest, arguments: Any) -> Assembly:
         if isinstance(part, Distill):
             teacher = load_teacher(request)
             part.teacher, part.teacher_sha256 = teacher.model, teacher.meta.sha256
-    train_data, eval_data = read_data(request, checkpoint, arguments)
+    train_data, eval_data = read_data(request, checkpoint, arguments, recipe)
     kept = read_kept(request, checkpoint, eval_data)
     if eval_data is None:
         arguments.eval_strategy = "no"
@@ -192,7 +193,7 @@ def load_teacher(request: TrainRequest) -> Checkpoint:
 
 
 def read_data(
-    request: TrainRequest, checkpoint: Checkpoint, arguments: Any
+    request: TrainRequest, checkpoint: Checkpoint, arguments: Any, recipe: Recipe | None = None
 ) -> tuple[TokenBlocks, TokenBlocks | None]:
     """Read the blocks to train on, no more than the run needs, and the held-out ones.
 
@@ -212,7 +213,9 @@ def read_data(
     source = "stdlib:train" if builtin else request.data
     heldout = request.eval_data or ("stdlib" if builtin else None)
     need = None
-    if arguments.max_steps > 0:
+    if isinstance(recipe, BlockAP):
+        need = recipe.calibration_blocks
+    elif arguments.max_steps > 0:
         step = arguments.train_batch_size * arguments.gradient_accumulation_steps
         need = arguments.max_steps * step * arguments.world_size
     if not heldout_blocks or heldout is not None:
@@ -259,6 +262,8 @@ def read_kept(
 
 def freeze_matrices(model: nn.Module) -> None:
     """Leave only quantizer scales and norms to train: what has one entry, or one for each row."""
+    layers = quant_layers(model).values()
+    own = {id(p) for layer in layers for p in (layer.scale, layer.zero) if p is not None}
     for name, parameter in model.named_parameters():
         thin = parameter.numel() == max(parameter.shape, default=1)
-        parameter.requires_grad_(thin and not name.endswith(".bias"))
+        parameter.requires_grad_(id(parameter) in own or (thin and not name.endswith(".bias")))

@@ -51,8 +51,8 @@ class TrainRequest:
     )
     quantizer: str | None = _option(
         None,
-        "Quantizer: paretoq (default), lsq, rtn, quest, bitnet, llm-qat; 8-bit floats: hif8, "
-        "fp8_e4m3, fp8_e5m2.",
+        "Quantizer: paretoq (default), lsq, rtn, quest, bitnet, llm-qat, efficientqat; hif8, "
+        "fp8_e4m3, fp8_e5m2 (8-bit floats). Options behind a colon: efficientqat:group_size=64.",
     )
     quantizer_options: list[str] | None = field(
         default=None,
@@ -66,7 +66,7 @@ class TrainRequest:
     )
     recipe: str = _option(
         "baseline",
-        "What the loop does: baseline, winq, cage, dts, or several as winq+cage.",
+        "What the loop does: baseline, winq, cage, dts, several as winq+cage; block-ap, e2e-qp.",
         "--method",
     )
     reset_every: int | None = _option(None, "WinQ: steps between resets (a third of the run).")
@@ -115,6 +115,12 @@ class TrainRequest:
     )
     distill_reduction: str = _option(
         "batchmean", "Distillation: sum over positions (batchmean, LLM-QAT's), or mean (token)."
+    )
+    quant_learning_rate: float | None = _option(
+        None, "Block-AP: learning rate of scales and zero points (1e-4)."
+    )
+    calibration_blocks: int | None = _option(
+        None, "Block-AP: blocks of text that each transformer block is trained on (4096)."
     )
     trainable: str = _option(
         "all", "What trains: all, or scales (quantizer scales and norms alone: the control)."

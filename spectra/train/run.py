@@ -1,6 +1,7 @@
 """From a model and text to a run on disk: load, evaluate, train, evaluate, save.
 
 OUTPUT/checkpoint-0                  the quantized model before training
+OUTPUT/blocks/block-NNN.safetensors  with --recipe block-ap: each block as soon as it is trained
 OUTPUT/checkpoint-N                  as the Trainer saves them, with spectra_quantization.json
 OUTPUT/{model.safetensors, ...}      the model at the end
 OUTPUT/spectra_training.json         what was asked, the data, the result, the cost
@@ -25,8 +26,9 @@ from spectra.estimation.environment import environment
 from spectra.estimation.peak import PeakMemory
 from spectra.quant import read_saved
 from spectra.train.assembly import Assembly, build
+from spectra.train.blocks import train_blocks
 from spectra.train.metrics import weight_metrics
-from spectra.train.recipes import WinQ
+from spectra.train.recipes import BlockAP, WinQ
 from spectra.train.request import TrainRequest
 from spectra.train.saving import (
     STATE,
@@ -98,6 +100,7 @@ def _train(request: TrainRequest, arguments: Any) -> TrainResult:
     assembly = build(request, arguments)
     last = _where_to_begin(assembly, request, output)
     trainer = assembly.trainer
+    by_blocks = isinstance(assembly.recipe, BlockAP)
     arguments.eval_on_start = assembly.eval_data is not None and last is None
     _tell(assembly, arguments, last)
     if last is None and request.save_initial and arguments.save_total_limit is None:
@@ -106,7 +109,10 @@ def _train(request: TrainRequest, arguments: Any) -> TrainResult:
     started = time.monotonic()
     with PeakMemory(arguments.device) as peak:
         with _told(arguments):
-            trainer.train(resume_from_checkpoint=None if last is None else str(last))
+            if by_blocks:
+                train_blocks(assembly, arguments)
+            else:
+                trainer.train(resume_from_checkpoint=None if last is None else str(last))
         seconds = time.monotonic() - started
         final = _final_evaluation(assembly)
         peak_bytes = peak.bytes

@@ -19,6 +19,7 @@ from spectra.errors import CheckpointError, UsageError
 from spectra.quant import QuantSpec, SavedQuantization, read_saved
 from spectra.quant.saved import FILE
 from spectra.train.recipes import Recipe
+from spectra.train.reconstruction import FOLDER as BLOCKS
 
 SUMMARY = "spectra_training.json"
 STATE, OPTIMIZER = "trainer_state.json", "optimizer.pt"
@@ -102,6 +103,11 @@ def _goes_on(path: Path) -> bool:
     return (path / OPTIMIZER).exists()
 
 
+def finished_blocks(output: Path) -> list[Path]:
+    """Return the files of blocks that Block-AP has finished in a run, whole or not."""
+    return sorted((output / BLOCKS).glob("block-*"))
+
+
 def check_free(output: Path, *, resume: bool, overwrite: bool) -> None:
     """Refuse a directory whose contents may not be touched.
 
@@ -117,9 +123,11 @@ def check_free(output: Path, *, resume: bool, overwrite: bool) -> None:
         raise UsageError(f"output={str(output)!r} is a file; pass a directory.")
     if resume or overwrite:
         return
+    blocks = len(finished_blocks(output))
     steps = [step for step in checkpoints(output) if step > 0]
-    if steps or any(list(output.glob(name)) for name in _FINAL):
+    if steps or blocks or any(list(output.glob(name)) for name in _FINAL):
         what = f"checkpoints up to step {max(steps)}" if steps else "a model"
+        what = f"{blocks} trained blocks" if blocks and not steps else what
         raise UsageError(
             f"output={str(output)!r} holds {what}; pass --resume to go on, --overwrite to delete "
             "it, or another --output."
@@ -154,6 +162,8 @@ def delete_run(output: Path) -> None:
     """Delete the checkpoints and the final model in `output`, and nothing else."""
     for path in checkpoints(output).values():
         shutil.rmtree(path)
+    for path in finished_blocks(output):
+        path.unlink()
     for name in _FINAL:
         for path in output.glob(name):
             path.unlink()

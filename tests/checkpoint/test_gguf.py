@@ -93,7 +93,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", ["Q8_0", "Q4_1", "F16"])
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q4_1", "Q5_1", "BF16", "F16"])
 def test_weights_are_those_the_file_encodes(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "small.gguf"
     encoded = write(path, build(**SIZES), gguf.GGMLQuantizationType[kind])

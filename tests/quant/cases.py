@@ -27,7 +27,8 @@ def worn_scale(quantizer, weight, bits, seed=1):
     """A scale as training may leave it: the top level at 0.3 to 0.9 of each row's largest."""
     generator = torch.Generator().manual_seed(seed)
     factor = 0.3 + 0.6 * torch.rand(weight.shape[0], 1, generator=generator)
-    return weight.abs().amax(-1, keepdim=True) * factor.to(weight.dtype) / quantizer.grid(bits)[-1]
+    scale = weight.abs().amax(-1, keepdim=True) * factor.to(weight.dtype) / quantizer.grid(bits)[-1]
+    return scale.expand(quantizer.scale_shape(*weight.shape)).clone()
 
 
 def derivatives(quantizer, weight, scale, bits, g=None):

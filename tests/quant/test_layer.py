@@ -216,6 +216,8 @@ def test_codes_name_the_level_of_every_weight(name, bits, dtype, kind):
     scale = layer.quantizer.initial_scale(rows, bits) if layer.scale is None else layer.scale
     grid = torch.tensor(layer.quantizer.grid(bits), dtype=rows.dtype)
     levels = grid[(codes.T if kind == "Conv1D" else codes).long()]
+    if layer.zero is not None:
+        levels = levels - grid[0] - layer.zero.detach().round().clamp(0, 2**bits - 1)
     levels = layer.quantizer.unrotate(levels * layer.quantizer.step(scale.detach()))
     expected = layer.quantized_weight().detach()
     torch.testing.assert_close(levels, expected.T if kind == "Conv1D" else expected)

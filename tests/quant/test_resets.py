@@ -32,7 +32,7 @@ def layer_of(name, bits, weight, scale=None):
 
 
 def worn(name, bits, dtype=torch.float32, seed=0):
-    weight = gaussian(64, 200, dtype=dtype, seed=seed)
+    weight = gaussian(64, 192, dtype=dtype, seed=seed)
     quantizer = get_quantizer(name)
     scale = worn_scale(quantizer, weight.float(), bits) if quantizer.learns_scale else None
     return layer_of(name, bits, weight, scale)

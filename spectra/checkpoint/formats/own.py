@@ -1,7 +1,8 @@
 """Directories written by this package's training: spectra_quantization.json beside the weights.
 
 The weight files hold latent weights under the names of the plain model, and beside the weight of a
-quantized layer its learned `scale`, (out, 1). Stock loading reads the former and drops the latter.
+quantized layer its learned `scale`, (out, 1) or (out, groups), and `zero` where there are zero
+points. Stock loading reads the former and drops the latter.
 Trained standard deviations of noise may be there too; noise acts in training only. Floating-point
 quantizers store the histories their scales come from, `scaling.{weights,inputs,gradients}.amax`.
 """
@@ -16,7 +17,7 @@ from spectra.checkpoint.qat import Asked, Qat
 from spectra.errors import CheckpointError, UsageError
 from spectra.quant.saved import FILE, SavedQuantization
 
-SCALE = ".scale"
+SCALE, ZERO = ".scale", ".zero"
 HISTORY = ".amax"
 NOISE = (".weight_noise_std", ".scale_noise_std")
 
@@ -45,7 +46,10 @@ def plan(
         )
     learns = learns_scale(saved.spec)
     delayed = bool(saved.spec.build().own_a_bits)
-    stored = _scales(set(names or ())) if learns else {}
+    stored = _beside(set(names or ()), SCALE) if learns else {}
+    zeros = {}
+    if learns and saved.spec.build().has_zero:
+        zeros = {n: z for n, z in _beside(set(names or ()), ZERO).items() if n in stored}
     missing = learns and names is not None and not stored
     if missing and not asked.initialize_scales:
         raise CheckpointError(
@@ -66,16 +70,18 @@ def plan(
             recipe=saved.recipe,
         ),
         stored=stored,
+        zeros=zeros,
+        why=f"its {FILE}",
         ignored=noise,
         histories=tuple(sorted(n for n in names or () if delayed and n.endswith(HISTORY))),
         notes=_step(location, saved) + _noise(noise) + (NOT_HERE,) * (names is None and learns),
     )
 
 
-def _scales(names: set[str]) -> dict[str, str]:
+def _beside(names: set[str], end: str) -> dict[str, str]:
     """Return layer -> name of its scale; a model may have a `scale` of its own without a weight."""
-    layers = (name.removesuffix(SCALE) for name in names if name.endswith(SCALE))
-    return {layer: layer + SCALE for layer in layers if f"{layer}.weight" in names}
+    layers = (name.removesuffix(end) for name in names if name.endswith(end))
+    return {layer: layer + end for layer in layers if f"{layer}.weight" in names}
 
 
 def _step(location: Location, saved: SavedQuantization) -> tuple[str, ...]:

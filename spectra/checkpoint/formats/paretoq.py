@@ -1,11 +1,10 @@
-"""Directories written by the public code of ParetoQ, of WinQ, and of LLM-QAT.
+"""Directories written by the public code of ParetoQ and of WinQ.
 
 ParetoQ (arXiv 2502.02631) and WinQ (2605.17471) share one format: latent weights under the plain
 names, beside them `weight_clip_val` (out, 1), the learned scale a of each output row, and in
 config.json the width `w_bits`, where 0 means ternary and 32, the default, no quantization. WinQ's
 configuration has noise settings too. Several widths in one file are
-`weight_clip_val_list.<bits>`. LLM-QAT (2305.17888) stores widths and plain weights only: its scales
-are the rows' maxima.
+`weight_clip_val_list.<bits>`. A width without scales may be LLM-QAT's, see llm_qat.py.
 
 The public ParetoQ and WinQ models parse `a_bits` and have no activation quantizer, so it is applied
 only when asked for.
@@ -17,6 +16,7 @@ import re
 from collections.abc import Collection
 from typing import Any
 
+from spectra.checkpoint.formats import llm_qat
 from spectra.checkpoint.locate import Location
 from spectra.checkpoint.plan import NOT_HERE, Plan, scales_of
 from spectra.checkpoint.qat import Asked, Qat
@@ -59,6 +59,8 @@ def plan(
         _refuse_undecided_activations(location, config, asked)
         return None
     _refuse_other(location, config, asked, "w_bits")
+    if llm_qat.recognised(config, asked):
+        return _llm_qat(location, names, config, stated, asked)
     defined = asked.quantizer or stated in get_quantizer(QUANTIZER).supported_bits
     if names is None and defined:
         spec = _checked(location, asked, quantizer=QUANTIZER, w_bits=stated)
@@ -68,12 +70,13 @@ def plan(
         raise CheckpointError(
             f"ckpt={location.name!r} has w_bits={config['w_bits']} in its config.json and stores "
             "no weight_clip_val, so the scales it was trained with are unknown; get the complete "
-            "directory, pass --quantizer rtn if LLM-QAT made it (its scales are the rows' maxima), "
-            "or pass --initialize_scales to derive scales from the latent weights."
+            f"directory, pass --quantizer {llm_qat.quantizer()} if LLM-QAT made it (its scales are "
+            "the rows' maxima), or pass --initialize_scales to derive scales from the latent "
+            "weights."
         )
-    spec = _checked(location, asked, quantizer=QUANTIZER, w_bits=stated)
     if not learns:
-        return _llm_qat(location, config, spec, asked)
+        return _llm_qat(location, names, config, stated, asked)
+    spec = _checked(location, asked, quantizer=QUANTIZER, w_bits=stated)
     return _plan(location, config, spec, stored=False, notes=_activations(config, asked))
 
 
@@ -153,19 +156,21 @@ def _one_of_several(location: Location, several: list[float], asked: Asked) -> f
     )
 
 
-def _llm_qat(location: Location, config: dict[str, Any], spec: QuantSpec, asked: Asked) -> Plan:
+def _llm_qat(
+    location: Location,
+    names: Collection[str] | None,
+    config: dict[str, Any],
+    bits: float,
+    asked: Asked,
+) -> Plan:
     # LLM-QAT applies the widths it states, unlike the two others.
     widths = {key: _width(location, config, key) for key in ("a_bits", "kv_bits")}
     stated = {key: bits for key, bits in widths.items() if bits is not None}
     for key in stated:
         _refuse_other(location, config, asked, key)
-    chosen = _checked(location, asked, quantizer=spec.quantizer, w_bits=spec.w_bits, **stated)
-    note = (
-        "its config.json is read as LLM-QAT's, which also adds 1e-6 to each row's maximum and "
-        "stops gradients of weights beyond ±2; neither is done here"
-    )
-    qat = Qat(spec=chosen, source="llm-qat", scales=None, method="llm-qat", step=location.step)
-    return Plan(qat=qat, notes=(note,))
+    chosen = _checked(location, asked, quantizer=llm_qat.quantizer(), w_bits=bits, **stated)
+    why = "--quantizer, no scales" if asked.quantizer else f"{llm_qat.KEY}, and no scales"
+    return llm_qat.plan(location, names, chosen, why)
 
 
 def _plan(
@@ -194,9 +199,15 @@ def _plan(
             recipe=noise,
         ),
         stored=scales or {},
+        why=_why(noise, scales),
         ignored=ignored,
         notes=notes,
     )
+
+
+def _why(noise: dict[str, Any], scales: dict[str, str] | None) -> str:
+    what = "weight_clip_val tensors" if scales else "w_bits in its config.json"
+    return f"{what} and WinQ's noise settings" if noise else what
 
 
 def _checked(location: Location, asked: Asked, **found: Any) -> QuantSpec:

@@ -10,7 +10,18 @@ from collections.abc import Callable
 
 from spectra.errors import UsageError, nearest
 from spectra.quant import Noise
-from spectra.train.recipes import DTS, RECIPES, Baseline, Cage, Combined, Distill, Recipe, WinQ
+from spectra.train.recipes import (
+    DTS,
+    E2EQP,
+    RECIPES,
+    Baseline,
+    BlockAP,
+    Cage,
+    Combined,
+    Distill,
+    Recipe,
+    WinQ,
+)
 from spectra.train.recipes.combined import SEPARATOR
 from spectra.train.request import TrainRequest
 
@@ -41,7 +52,12 @@ SETTINGS = {
     ),
     Distill.name: (("teacher", "distill_reduction"), "no teacher"),
     DTS.name: (("plain_steps",), "quantization from the first step"),
+    BlockAP.name: (
+        ("quant_learning_rate", "calibration_blocks"),
+        "one learning rate and all of its text",
+    ),
 }
+ALONE = (BlockAP.name, E2EQP.name)  # another loop, or other weights that train
 
 
 def build_recipe(request: TrainRequest) -> Recipe:
@@ -64,6 +80,11 @@ def build_recipe(request: TrainRequest) -> Recipe:
         raise UsageError(
             f"recipe={request.recipe!r} names one twice, or baseline, which is none, beside "
             "another; name each recipe once, as winq+cage."
+        )
+    if len(names) > 1 and set(names) & set(ALONE):
+        raise UsageError(
+            f"recipe={request.recipe!r} joins {' or '.join(ALONE)} with another, and these train "
+            "alone; name it by itself."
         )
     # One order whatever the request's: equal runs have equal names.
     made = [_BUILD[name](request) for name in RECIPES if name in names]
@@ -121,12 +142,23 @@ def _dts(request: TrainRequest) -> Recipe:
     return DTS(request.plain_steps)
 
 
+def _block_ap(request: TrainRequest) -> Recipe:
+    return BlockAP(request.quant_learning_rate, request.calibration_blocks)
+
+
+def _e2e_qp(request: TrainRequest) -> Recipe:
+    del request
+    return E2EQP()
+
+
 _BUILD: dict[str, Callable[[TrainRequest], Recipe]] = {
     Baseline.name: _baseline,
     WinQ.name: _winq,
     Cage.name: _cage,
     Distill.name: _distill,
     DTS.name: _dts,
+    BlockAP.name: _block_ap,
+    E2EQP.name: _e2e_qp,
 }
 
 
