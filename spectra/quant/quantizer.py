@@ -156,7 +156,11 @@ class Quantizer(ABC):
 
     def codes(self, x: torch.Tensor, scale: torch.Tensor, bits: float) -> torch.Tensor:
         """Return the code of each coordinate in the basis of the grid, the shape of `x`."""
-        return self.code(self.rotate(x) / self.floored(scale), bits)
+        return self.code(self.units(x, scale), bits)
+
+    def units(self, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """Return s = R x/a."""
+        return self.rotate(x) / self.floored(scale)
 
     def mask(self, x: torch.Tensor, scale: torch.Tensor, bits: float) -> torch.Tensor:
         """Return M, boolean, the shape of `x`, in the basis of the grid: where gradients pass.
@@ -168,7 +172,7 @@ class Quantizer(ABC):
         if bits == FULL_BITS:
             return torch.ones_like(x, dtype=torch.bool)
         dtype = torch.promote_types(x.dtype, scale.dtype)
-        return self.inside(self.rotate(x.to(dtype)) / self.floored(scale.to(dtype)), bits)
+        return self.inside(self.units(x.to(dtype), scale.to(dtype)), bits)
 
     def project(self, g: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Return J g = Rᵀ M R g, (..., in): what of a gradient the estimator passes on.
@@ -181,12 +185,17 @@ class Quantizer(ABC):
 
     def slope(self, x: torch.Tensor, scale: torch.Tensor, bits: float) -> torch.Tensor:
         """Return d = R ∂Ŵ/∂a, elementwise in the basis of the grid, the shape of `x`."""
-        return self.code_slope(self.rotate(x) / self.floored(scale), bits)
+        return self.code_slope(self.units(x, scale), bits)
 
     def floored(self, scale: torch.Tensor) -> torch.Tensor:
         """Return the scale as the forward uses it: `floor` wherever it is not above that."""
-        return torch.where(scale > self.floor, scale, torch.full_like(scale, self.floor))
+        return floored(scale, self.floor)
 
     def gradient_scale(self, size: int, bits: float) -> float:
         """Return κ = 1/√(size · Qp), with the size of the whole matrix."""
         return 1.0 / math.sqrt(size * self.positive_codes(bits))
+
+
+def floored(scale: torch.Tensor, floor: float = SCALE_FLOOR) -> torch.Tensor:
+    """Return the scale as the forward uses it: `floor` wherever it is not above that."""
+    return torch.where(scale > floor, scale, torch.full_like(scale, floor))
