@@ -229,7 +229,7 @@ class Quantizer(ABC):
 
     def floored(self, scale: torch.Tensor) -> torch.Tensor:
         """Return the scale as the forward uses it: `floor` wherever it is not above that."""
-        return torch.where(scale > self.floor, scale, torch.full_like(scale, self.floor))
+        return floored(scale, self.floor)
 
     def level(self, x: torch.Tensor, scale: torch.Tensor, bits: float) -> torch.Tensor:
         """Return the index of each weight's level, ascending from 0, the shape of `x`."""
@@ -252,3 +252,8 @@ class Quantizer(ABC):
     def gradient_scale(self, size: int, bits: float) -> float:
         """Return κ = 1/√(size · Qp), with the size of the whole matrix."""
         return 1.0 / math.sqrt(size * self.positive_codes(bits))
+
+
+def floored(scale: torch.Tensor, floor: float = SCALE_FLOOR) -> torch.Tensor:
+    """Return the scale as the forward uses it: `floor` wherever it is not above that."""
+    return torch.where(scale > floor, scale, torch.full_like(scale, floor))
