@@ -35,6 +35,8 @@ examples:
   spectra train --model tiny --w_bits 2 --recipe winq --max_steps 300 --learning_rate 1e-3
   spectra train --model ID --data wiki.txt --preset llama-1b-w2a16 --output runs/w2
   torchrun --nproc-per-node 8 -m spectra train --model ID --data corpus.jsonl --w_bits 1
+  spectra train --model tiny --quantizer efficientqat --w_bits 2 --recipe block-ap --output runs/b
+  spectra train --model runs/b --recipe e2e-qp --max_grad_norm 0.3 --output runs/e
   spectra train --model runs/w2 --do_train false --do_eval --eval_data wiki.txt --tasks winq
   spectra estimate --ckpt runs/tiny-winq-w2 --steps all --output results/tiny-winq-w2"""
 

@@ -162,7 +162,7 @@ def test_lost_clip_values_are_derived_only_when_somebody_says_so(tmp_path: Path)
     refused(
         tmp_path / "q",
         "has w_bits=0 in its config.json and stores no weight_clip_val.*complete directory, pass "
-        "--quantizer rtn if LLM-QAT made it.*or pass --initialize_scales to derive",
+        "--quantizer (rtn|llm-qat) if LLM-QAT made it.*or pass --initialize_scales to derive",
     )
     ckpt = load(tmp_path / "q", initialize_scales=True)
     assert ckpt.qat is not None
@@ -191,7 +191,9 @@ def test_llm_qat_has_scales_of_its_rows_and_applies_its_widths(tmp_path: Path) -
         assert near_tie.float().mean() < 0.02
     refused(tmp_path / "q", "has a_bits=8, not 16", UsageError, quantizer="rtn", a_bits=16)
     save_public(tmp_path / "eight", 8, clips=False)
-    refused(tmp_path / "eight", "w_bits=8 in its .* pass --quantizer rtn if LLM-QAT made it")
+    refused(
+        tmp_path / "eight", "w_bits=8 in its .* pass --quantizer (rtn|llm-qat) if LLM-QAT made it"
+    )
     refused(tmp_path / "eight", "w_bits=8 is not defined by .*'paretoq'", initialize_scales=True)
     assert load(tmp_path / "eight", quantizer="rtn").meta.w_bits == 8
 
