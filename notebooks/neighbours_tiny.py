@@ -14,7 +14,8 @@ from scipy.stats import t
 
 import analysis
 
-CONTROL = {"quest": "quest-control", "bitnet": "bitnet-control", "llmqat": "llmqat-control"}
+OWN = ("quest", "bitnet", "llmqat", "efficientqat", "hif8", "fp8")  # controls of their own
+CONTROL = {name: f"{name}-control" for name in OWN}
 
 runs = analysis.load_training(sys.argv[1])
 runs = runs[runs["eval_loss"].notna()]

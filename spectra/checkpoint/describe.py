@@ -6,7 +6,6 @@ that parameters are counted and selected as in the loaded model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,7 +85,6 @@ def describe(
     a_bits: float | None = None,
     kv_bits: float | None = None,
     initialize_scales: bool = False,
-    quantizer_options: Mapping[str, Any] | None = None,
 ) -> Description:
     """Say what the checkpoint at `path` is without reading its weights.
 
@@ -99,16 +97,13 @@ def describe(
         a_bits: Width of the inputs of the quantized layers.
         kv_bits: Width of keys and values.
         initialize_scales: Whether scales may be derived from the weights.
-        quantizer_options: Options of the quantizer.
 
     Raises:
         UsageError: If an argument is wrong.
         CheckpointError: If it is missing, damaged as far as headers tell, or no causal language
             model. A quantization that `load_checkpoint` would refuse is described, not refused.
     """
-    asked = Asked(
-        quantizer, w_bits, a_bits, kv_bits, initialize_scales, dict(quantizer_options or {})
-    )
+    asked = Asked(quantizer, w_bits, a_bits, kv_bits, initialize_scales)
     location = locate(path, revision=revision, weights=False)
     with quiet(bars=location.format == "gguf"):
         raw = architecture.read_json(location)

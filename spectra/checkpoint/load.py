@@ -8,7 +8,7 @@ latent weights; their scales are never held below float32.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,6 @@ def load_checkpoint(
     a_bits: float | None = None,
     kv_bits: float | None = None,
     initialize_scales: bool = False,
-    quantizer_options: Mapping[str, Any] | None = None,
 ) -> Checkpoint:
     """Load a causal language model and verify it.
 
@@ -68,7 +67,6 @@ def load_checkpoint(
         kv_bits: Width of keys and values; None is 16 for a float checkpoint.
         initialize_scales: Whether scales that a quantized checkpoint has lost may be derived from
             its latent weights.
-        quantizer_options: Options of the quantizer, such as {"policy": "mean"} for hif8.
 
     Returns:
         The model in evaluation mode on one device, its tokenizer or None, its quantization or None,
@@ -82,9 +80,7 @@ def load_checkpoint(
         OutOfMemoryError: If the model does not fit.
     """
     chosen, place = parse_dtype(dtype), parse_device(device)
-    asked = Asked(
-        quantizer, w_bits, a_bits, kv_bits, initialize_scales, dict(quantizer_options or {})
-    )
+    asked = Asked(quantizer, w_bits, a_bits, kv_bits, initialize_scales)
     location = locate(path, revision=revision)
     is_gguf = location.format == "gguf"
     with quiet(bars=is_gguf):

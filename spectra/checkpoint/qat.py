@@ -9,6 +9,7 @@ from typing import Any, Literal
 from spectra.errors import UsageError
 from spectra.quant import QuantSpec, get_quantizer, quantizer_names, spec
 from spectra.quant.quantizer import FULL_BITS
+from spectra.quant.registry import parse_options
 
 DEFAULT_QUANTIZER = "paretoq"
 
@@ -104,7 +105,7 @@ class Asked:
         if self.quantizer is not None and ":" in self.quantizer:
             name, _, rest = self.quantizer.partition(":")
             object.__setattr__(self, "quantizer", name)
-            object.__setattr__(self, "options", {**self.options, **_options(rest)})
+            object.__setattr__(self, "options", {**self.options, **parse_options(name, rest)})
         # What no quantizer knows is refused before any file is read.
         names = quantizer_names() if self.quantizer is None else (self.quantizer,)
         if self.quantizer is not None:
@@ -168,35 +169,6 @@ class Asked:
                 if getattr(built, option) != value:
                     differing.append(f"{option}={getattr(built, option)}, not {value}")
         return " and ".join(differing)
-
-
-def _options(text: str) -> dict[str, Any]:
-    """Return the options in "group_size=128,codes=fixed".
-
-    Raises:
-        UsageError: If they are not written so.
-    """
-    found: dict[str, Any] = {}
-    for pair in text.split(","):
-        key, equals, value = pair.strip().partition("=")
-        if not (key and equals and value):
-            raise UsageError(
-                f"quantizer options {text!r} are not of the form key=value,key=value; write, for "
-                "example, efficientqat:group_size=128."
-            )
-        found[key] = _value(value)
-    return found
-
-
-def _value(text: str) -> Any:
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 def _plain(value: Any) -> str:

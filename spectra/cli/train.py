@@ -111,7 +111,6 @@ def _evaluate_tasks(request: TrainRequest, arguments: Any, tasks: LoadedTasks, r
         model=str(run),
         eval_blocks=0,
         quantizer=None,
-        quantizer_options=None,
         w_bits=None,
         a_bits=None,
         kv_bits=None,

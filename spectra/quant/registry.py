@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterable
+import re
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -52,20 +52,23 @@ def get_quantizer(name: str, **options: Any) -> Quantizer:
     return _KNOWN[name](**options)
 
 
-def parse_options(name: str, texts: Iterable[str]) -> dict[str, Any]:
-    """Return options of the quantizer `name` from texts as "policy=mean", typed as it has them.
+def parse_options(name: str, text: str) -> dict[str, Any]:
+    """Return options of the quantizer `name` from "policy=mean,history=32", typed as it has them.
+
+    A value may hold commas ("only=*gate_proj,*up_proj"): an option begins where a name and = do.
 
     Raises:
-        UsageError: If a text is no assignment, or the value is not of the option's type. Unknown
-            options are left to `get_quantizer`.
+        UsageError: If one is no assignment, or a value is not of the option's type. Unknown options
+            are left to `get_quantizer`.
     """
     kinds = {field.name: type(field.default) for field in fields(_class_of(name))}
     found: dict[str, Any] = {}
-    for text in texts:
-        option, equals, value = text.partition("=")
-        if not equals:
+    for part in re.split(r",(?=\s*\w+\s*=)", text):
+        option, _, value = (word.strip() for word in part.partition("="))
+        if not (option and value):
             raise UsageError(
-                f"quantizer_options={text!r} assigns nothing; write name=value, as policy=mean."
+                f"quantizer='{name}:{text}' assigns nothing in {part!r}; write options as in "
+                "efficientqat:group_size=128,codes=fixed."
             )
         found[option] = _typed(option, value, kinds.get(option, str))
     return found

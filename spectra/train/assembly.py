@@ -22,7 +22,7 @@ from spectra.train.progress import TrainProgress
 from spectra.train.recipes import BlockAP, Distill, Recipe
 from spectra.train.recipes.choose import build_recipe
 from spectra.train.remember import remembered, total_steps
-from spectra.train.request import TrainRequest, options_of
+from spectra.train.request import TrainRequest
 from spectra.train.saving import QuantizationWriter
 
 DEFAULT_EVAL_BLOCKS = 64
@@ -158,7 +158,6 @@ def load_model(request: TrainRequest) -> Checkpoint:
             a_bits=request.a_bits,
             kv_bits=request.kv_bits,
             initialize_scales=request.initialize_scales,
-            quantizer_options=options_of(request),
         )
     except CheckpointError as error:  # the flag is another one here
         raise CheckpointError(str(error).replace("ckpt=", "model=", 1)) from None

@@ -29,7 +29,7 @@ from spectra.data import TokenBlocks, token_blocks
 from spectra.errors import InputWarning, NumericalError, OutOfMemoryError, UsageError
 from spectra.estimation.environment import environment
 from spectra.train.harness import TaskReport, run_tasks
-from spectra.train.request import TrainRequest, options_of
+from spectra.train.request import TrainRequest
 from spectra.train.tasks import LoadedTasks
 
 FILE = "spectra_evaluation.json"
@@ -185,7 +185,6 @@ def evaluate(
         a_bits=request.a_bits,
         kv_bits=request.kv_bits,
         initialize_scales=request.initialize_scales,
-        quantizer_options=options_of(request),
     )
     model, size = checkpoint.model, arguments.per_device_eval_batch_size
     autocast = torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else None

@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from spectra.errors import UsageError
-from spectra.quant import parse_options
-
 
 def _option(default: Any, text: str, *aliases: str) -> Any:
     metadata: dict[str, Any] = {"help": text}
@@ -53,10 +50,6 @@ class TrainRequest:
         None,
         "Quantizer: paretoq (default), lsq, rtn, quest, bitnet, llm-qat, efficientqat; hif8, "
         "fp8_e4m3, fp8_e5m2 (8-bit floats). Options behind a colon: efficientqat:group_size=64.",
-    )
-    quantizer_options: list[str] | None = field(
-        default=None,
-        metadata={"help": "Options of the quantizer, as: policy=mean history=32 g_bits=8."},
     )
     w_bits: float | None = _option(None, "Bits of a weight: 1, 1.58, 2, 3, 4, 8 (16: none).")
     a_bits: int | None = _option(None, "Bits of an activation: 8, or 16 for none (default).")
@@ -131,17 +124,3 @@ class TrainRequest:
     trust_remote_code: bool = _option(False, "Run code that a checkpoint brings along.")
     resume: bool = _option(False, "Go on with the run in --output.")
     overwrite: bool = _option(False, "Delete the checkpoints in --output and begin.")
-
-
-def options_of(request: TrainRequest) -> dict[str, Any]:
-    """Return the options of the quantizer that a request names.
-
-    Raises:
-        UsageError: If there are options without a quantizer, or one is not of its type.
-    """
-    texts = request.quantizer_options or []
-    if texts and request.quantizer is None:
-        raise UsageError(
-            f"quantizer_options={' '.join(texts)} belong to a quantizer; pass --quantizer too."
-        )
-    return parse_options(request.quantizer, texts) if request.quantizer else {}

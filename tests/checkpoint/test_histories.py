@@ -112,7 +112,7 @@ def test_widths_and_options_that_go_without_saying(tmp_path: Path) -> None:
     assert ckpt.qat is not None
     assert ckpt.qat.spec == spec("hif8", w_bits=8, a_bits=8)
     options = {"policy": "mean", "history": 3}
-    flags: dict[str, Any] = {"quantizer": "hif8", "quantizer_options": options, "a_bits": 16}
+    flags: dict[str, Any] = {"quantizer": "hif8:policy=mean,history=3", "a_bits": 16}
     ckpt = load_checkpoint(tmp_path / "f", device="cpu", **flags)
     assert ckpt.qat is not None
     assert ckpt.qat.spec == spec("hif8", w_bits=8, a_bits=16, **options)
@@ -124,6 +124,5 @@ def test_widths_and_options_that_go_without_saying(tmp_path: Path) -> None:
 def test_options_that_are_asked_must_be_those_stored(saved: Path) -> None:
     from spectra.errors import UsageError
 
-    options = {"policy": "mean", "history": 4}
-    match = r"its spectra_quantization.json has policy='max', not 'mean';"
-    refused(saved, match, UsageError, quantizer="hif8", quantizer_options=options)
+    match = r"its spectra_quantization.json has policy=max, not mean;"
+    refused(saved, match, UsageError, quantizer="hif8:policy=mean,history=4")

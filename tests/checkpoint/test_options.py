@@ -44,8 +44,8 @@ def test_options_must_be_those_of_the_checkpoint(tmp_path: Path, size: int) -> N
 @pytest.mark.parametrize(
     ("flag", "match"),
     [
-        ("efficientqat:64", "'64' are not of the form key=value"),
-        ("efficientqat:", "'' are not of the form key=value"),
+        ("efficientqat:64", "assigns nothing in '64'"),
+        ("efficientqat:", "assigns nothing in ''"),
         ("efficientqat:size=64", "has no option 'size'"),
         ("efficientqat:group_size=0", "group_size=0 is no number of weights"),
         ("nothing:group_size=0", "quantizer 'nothing' is not known"),

@@ -22,7 +22,7 @@ from tests.train.conftest import Ask
 from tests.train.weights import same, weights
 
 HIF8: dict[str, Any] = {"quantizer": "hif8", "w_bits": None}
-G8 = ["g_bits=8"]
+G8: dict[str, Any] = {**HIF8, "quantizer": "hif8:g_bits=8"}
 
 
 def windows(directory: Path) -> dict[str, torch.Tensor]:
@@ -38,8 +38,8 @@ def logged(output: Path) -> list[dict[str, Any]]:
     [("hif8", "dts"), ("hif8", "winq"), ("fp8_e4m3", "dts"), ("fp8_e5m2", "baseline")],
 )
 def test_a_run_learns_in_eight_bits_throughout(ask: Ask, quantizer: str, recipe: str) -> None:
-    options = {"recipe": recipe, "quantizer_options": G8, "max_steps": 20, "save_steps": 10}
-    result = train(*ask(quantizer=quantizer, w_bits=None, **options))
+    options = {"recipe": recipe, "max_steps": 20, "save_steps": 10}
+    result = train(*ask(quantizer=f"{quantizer}:g_bits=8", w_bits=None, **options))
     assert result.final["loss"] < result.initial["loss"] - 0.05
     saved = read_saved(result.output / "checkpoint-10")
     assert saved is not None
@@ -71,7 +71,7 @@ def test_the_window_holds_the_largest_entries_of_the_weights_at_each_step(ask: A
 
 def test_plain_steps_are_those_of_plain_precision(ask: Ask) -> None:
     plain = train(*ask("a", quantizer="hif8", w_bits=16, a_bits=16, save_steps=3))
-    late = train(*ask("b", **HIF8, recipe="dts", plain_steps=4, quantizer_options=G8, save_steps=1))
+    late = train(*ask("b", **G8, recipe="dts", plain_steps=4, save_steps=1))
 
     def parameters(output: Path, step: int) -> dict[str, torch.Tensor]:
         found = weights(output / f"checkpoint-{step}")
@@ -88,7 +88,7 @@ def test_plain_steps_are_those_of_plain_precision(ask: Ask) -> None:
 
 
 def test_histories_from_before_do_not_outlive_the_plain_steps(ask: Ask) -> None:
-    before = train(*ask("a", **HIF8, quantizer_options=G8))
+    before = train(*ask("a", **G8))
     held = {n: int((t != EMPTY).sum()) for n, t in windows(before.output).items()}
     assert set(held.values()) == {8}
     options = {"recipe": "dts", "plain_steps": 2, "model": str(before.output), "save_steps": 3}
@@ -107,10 +107,9 @@ def test_accumulated_micro_batches_are_one_entry(ask: Ask) -> None:
     calls = train(
         *ask(
             "c",
-            **common,
+            **{**common, "quantizer": "hif8:window=calls"},
             per_device_train_batch_size=2,
             gradient_accumulation_steps=2,
-            quantizer_options=["window=calls"],
         )
     )
     c = windows(calls.output)[first]
@@ -119,11 +118,11 @@ def test_accumulated_micro_batches_are_one_entry(ask: Ask) -> None:
 
 
 def test_gradients_are_the_same_with_activation_checkpointing(ask: Ask) -> None:
-    options = {**HIF8, "quantizer_options": ["g_bits=8", "g_rounding=stochastic"]}
+    options = {**HIF8, "quantizer": "hif8:g_bits=8,g_rounding=stochastic"}
     plain = train(*ask("a", **options))
     checkpointed = train(*ask("b", **options, activation_checkpointing=True))
     assert same(weights(plain.output), weights(checkpointed.output))
-    options["quantizer_options"] = ["window=calls"]
+    options["quantizer"] = "hif8:window=calls"
     with pytest.raises(UsageError, match="runs forwards twice"):
         train(*ask("c", **options, activation_checkpointing=True))
 
@@ -152,7 +151,8 @@ def planted(monkeypatch: pytest.MonkeyPatch, at: int, factor: float) -> None:
 def test_the_detector_fires_on_a_stale_window_and_then_is_silent(
     ask: Ask, quantizer: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    options = {"quantizer_options": G8, "learning_rate": 1e-3, "max_steps": 14}
+    options = {"learning_rate": 1e-3, "max_steps": 14}
+    quantizer += ":g_bits=8"
     fresh = train(*ask("a", quantizer=quantizer, w_bits=None, **options))
     logs = [e for e in fresh.log_history if "amax_ratio" in e]
     assert len(logs) == 7
@@ -189,7 +189,7 @@ def test_a_window_that_lags_for_good_is_stale() -> None:
 
 
 def test_the_current_policy_never_exceeds(ask: Ask) -> None:
-    result = train(*ask(**HIF8, quantizer_options=["policy=current", "g_bits=8"]))
+    result = train(*ask(**{**HIF8, "quantizer": "hif8:policy=current,g_bits=8"}))
     logs = [e for e in result.log_history if "amax_ratio" in e]
     assert logs
     assert all(0.99 < e["amax_ratio"] <= 1 for e in logs)
@@ -235,10 +235,10 @@ def test_a_resumed_run_goes_on_with_the_log_of_its_tensors(
         ({**HIF8, "recipe": "dts", "plain_steps": -1}, "plain_steps=-1 is negative"),
         ({**HIF8, "recipe": "dts", "plain_steps": 8}, "leaves none of the 8 steps"),
         ({**HIF8, "plain_steps": 3}, "plain_steps=3 belongs to --recipe dts"),
-        ({"quantizer_options": G8}, "quantizer_options=g_bits=8 belong to a quantizer"),
+        ({**HIF8, "quantizer": "hif8:g_bits"}, "assigns nothing in 'g_bits'"),
         ({**HIF8, "a_bits": 4}, "a_bits=4 is not defined by the quantizer 'hif8'"),
         ({**HIF8, "torch_compile": True}, "torch_compile cannot trace the amax histories"),
-        ({**HIF8, "quantizer_options": ["skip_first=9"]}, "leave out all 14 linear layers"),
+        ({**HIF8, "quantizer": "hif8:skip_first=9"}, "leave out all 14 linear layers"),
     ],
 )
 def test_what_does_not_go_together_is_refused(

@@ -16,14 +16,23 @@ from spectra.cli.main import main
 from spectra.quant.scaling import EMPTY
 from tests.train.test_distributed import WORKER
 
-FLAGS = ["--quantizer", "hif8", "--recipe", "dts", "--plain_steps", "1", "--max_steps", "4"]
+FLAGS = [
+    "--quantizer",
+    "hif8:g_bits=8",
+    "--recipe",
+    "dts",
+    "--plain_steps",
+    "1",
+    "--max_steps",
+    "4",
+]
 FLAGS += ["--seq_len", "12", "--eval_blocks", "4", "--per_device_train_batch_size", "4"]
 FLAGS += ["--save_steps", "2", "--logging_steps", "1", "--learning_rate", "1e-4", "--use_cpu"]
 
 
 def arguments(model: Path, data: Path, output: Path) -> list[str]:
     places = ["--model", str(model), "--data", str(data), "--output", str(output)]
-    return [*places, *FLAGS, "--quantizer_options", "g_bits=8"]
+    return [*places, *FLAGS]
 
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
