@@ -26,8 +26,8 @@ from spectra.record.files import ARRAYS, METADATA
 from spectra.record.spectrum import Spectrum
 
 TEXT = (
-    "path", "name", "model", "revision", "sha256", "stored_dtype", "method", "surface", "params",
-    "per", "module", "reduce", "protocol", "scope", "data_source", "data_sha256", "probe_kind",
+    "path", "name", "model", "revision", "sha256", "stored_dtype", "quantizer", "method", "surface",
+    "params", "per", "module", "reduce", "protocol", "scope", "data_source", "data_sha256", "probe_kind",
     "dtype", "device", "config_id", "warnings",
 )  # fmt: skip
 INTEGERS = (
@@ -145,6 +145,7 @@ def _row(found: Spectrum, place: Path, name: str, scope: str) -> dict[str, Any]:
         "step": checkpoint.get("step"),
         "w_bits": checkpoint.get("w_bits"),
         "a_bits": checkpoint.get("a_bits"),
+        "quantizer": checkpoint.get("quantizer"),
         "method": checkpoint.get("method") and method_of(meta),
         "train_seed": section(section(checkpoint, "quantization"), "recipe").get("seed"),
         "surface": meta.get("surface"),

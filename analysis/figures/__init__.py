@@ -3,6 +3,7 @@
 from analysis.figures.bands import plot_cdf_band, plot_mass_curve
 from analysis.figures.density import plot_density
 from analysis.figures.layers import plot_heatmap
+from analysis.figures.methods import plot_methods
 from analysis.figures.overview import plot_record
 from analysis.figures.scaling import plot_forgetting, plot_saturation
 from analysis.figures.speedup import plot_speedup, plot_speedup_grid
@@ -23,6 +24,7 @@ __all__ = [
     "plot_grad_ratio",
     "plot_heatmap",
     "plot_mass_curve",
+    "plot_methods",
     "plot_record",
     "plot_saturation",
     "plot_speedup",

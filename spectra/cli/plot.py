@@ -20,6 +20,7 @@ for another figure:
   sweep     one number (--y) against --x   extremes   λmin and λmax against --x
   heatmap   one number over --x and block  training   a logged quantity (--y) against the step
   speedup   losses, and when WinQ has the baseline's last    grad   ‖∇L‖ / ‖W‖ against the step
+  methods   quantizers and recipes side by side: λmin, λmax and rms eigenvalue on each surface
   saturation   amax windows of delayed scaling (--y ratio, exceeded, clipped, age)
   forgetting   loss on a kept task, beside the control in plain precision, with verdicts
 
@@ -34,7 +35,7 @@ examples:
   spectra plot runs --kind speedup --output speedup.png
   spectra plot runs/hif8 --kind saturation --output windows.png"""
 
-RECORDS = ("record", "density", "mass", "sweep", "extremes", "heatmap")
+RECORDS = ("record", "density", "mass", "sweep", "extremes", "heatmap", "methods")
 LOGS = ("training", "speedup", "saturation", "forgetting")
 EITHER = ("grad",)
 KINDS = (*RECORDS, *LOGS, *EITHER)
@@ -160,6 +161,8 @@ def _records(asked: Arguments, runs: Any) -> Any:
         )
     if kind == "grad":
         return analysis.plot_grad_ratio(runs)
+    if kind == "methods":
+        return analysis.plot_methods(runs).figure
     if kind == "heatmap":
         rows = "module" if runs["module"].notna().any() else "layer"
         along = asked.x or ("step" if rows == "layer" or runs["step"].nunique() > 1 else "layer")
