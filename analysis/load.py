@@ -27,8 +27,8 @@ from spectra.record.spectrum import Spectrum
 
 TEXT = (
     "path", "name", "model", "revision", "sha256", "stored_dtype", "quantizer", "method", "surface",
-    "params", "per", "module", "reduce", "protocol", "scope", "data_source", "data_sha256", "probe_kind",
-    "dtype", "device", "config_id", "warnings",
+    "params", "per", "module", "reduce", "protocol", "scope", "data_source", "data_sha256",
+    "probe_kind", "dtype", "device", "config_id", "warnings",
 )  # fmt: skip
 INTEGERS = (
     "step", "dim", "dim_unmasked", "seq_len", "batch_size", "num_batches", "num_probes",
