@@ -101,7 +101,7 @@ def test_the_legend_of_the_panels_is_inside_the_figure(runs: Path) -> None:
     figure = analysis.plot_training_grid(pandas.concat(every))
     figure.draw_without_rendering()
     (legend,) = figure.legends
-    assert len(legend.get_texts()) == 5
+    assert len(legend.get_texts()) == len(training.NAMES)
     box = legend.get_window_extent()
     assert box.x0 >= 0
     assert box.x1 <= figure.bbox.width

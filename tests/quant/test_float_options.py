@@ -79,13 +79,13 @@ def test_options_out_of_range_are_refused(name, options, words):
 
 
 def test_options_are_read_from_text():
-    found = parse_options("hif8", ["policy=mean", "history=32", "target=7.5", "only=*a=b*"])
-    assert found == {"policy": "mean", "history": 32, "target": 7.5, "only": "*a=b*"}
+    found = parse_options("hif8", "policy=mean, history=32,target=7.5,only=*a,*b*")
+    assert found == {"policy": "mean", "history": 32, "target": 7.5, "only": "*a,*b*"}
     for text, words in (
         ("history=many", "history='many' is not of type int"),
-        ("policy", "assigns nothing; write name=value"),
+        ("policy", "assigns nothing in 'policy'"),
     ):
         with pytest.raises(UsageError, match=words):
-            parse_options("hif8", [text])
+            parse_options("hif8", text)
     with pytest.raises(UsageError, match="'hif' is not known; did you mean hif8"):
-        parse_options("hif", ["policy=mean"])
+        parse_options("hif", "policy=mean")
