@@ -13,7 +13,9 @@ difference   ‖H d − (g(θ + hd) − g(θ − hd))/2h‖ / ‖H d‖ in float
              the estimator gives is piecewise constant in W. Quantizers of activations round in
              either case, so with them the check says nothing and is left out.
 product      δ = ‖(H_work − H_64) q‖₂ for unit q, H_64 the same operator in true float64. It widens
-             every band of the spectrum; a random symmetry probe would underestimate it by √n.
+             every band of the spectrum; a random symmetry probe would underestimate it by √n. Where
+             activations are quantized both are taken with activations as they are: in float64
+             values next to a tie get other codes, and the operator is another one.
 """
 
 from __future__ import annotations
@@ -81,6 +83,8 @@ def run_checks(operator: Operator, *, seed: int = 0, float64: bool = True) -> Ch
     if not float64:
         return Checks(determinism, symmetry, None, None)
     q = _direction(_single(operator), seed)
+    if _rounds_activations(_single(operator)):
+        return Checks(determinism, symmetry, None, _unrounded_error(operator, q), _ROUNDED)
     reference = reference_product(operator, q)
     apart, note = None, None
     if _single(operator).kind == "Hessian":
@@ -164,13 +168,36 @@ def measure_product_error(operator: Operator, v: torch.Tensor) -> float:
     At float64 the reference is the operator itself; δ is then at least the rounding of the product.
     """
     q = v.to(operator.device, operator.dtype)
+    if _rounds_activations(_single(operator)):
+        return _unrounded_error(operator, q)
     return _product_error(operator, q, reference_product(operator, q))
 
 
-def _product_error(operator: Operator, q: torch.Tensor, reference: torch.Tensor) -> float:
+def _unrounded_error(operator: Operator, q: torch.Tensor) -> float:
+    """Return δ with activations as they are, in both precisions.
+
+    Rounding activations is part of the operator, and next to a tie the precision of the forward
+    decides the code: in float64 some codes are others, and the operator is another one. What the
+    bounds need is how far products are off those of one linear map.
+    """
+    single = _single(operator)
+    with single.point.surface.activations_unrounded():
+        reference = reference_product(operator, q)
+        product = single.with_dtype(single.dtype).matvec(q)
+        give_back(single.device)
+    return _product_error(operator, q, reference, product)
+
+
+def _product_error(
+    operator: Operator,
+    q: torch.Tensor,
+    reference: torch.Tensor,
+    product: torch.Tensor | None = None,
+) -> float:
     scale = _norm(q) or 1.0
     floor = torch.finfo(torch.float64).eps * _norm(reference)
-    delta = max(_norm(operator.matvec(q).double() - reference), floor) / scale
+    product = operator.matvec(q) if product is None else product
+    delta = max(_norm(product.double() - reference), floor) / scale
     operator.product_error = max(operator.product_error or 0.0, delta)
     return delta
 

@@ -76,7 +76,7 @@ class Surface:
         self.mask: torch.Tensor | None = None
         self.projector: Projector | None = None
         self.masked = [0] * len(selection.names)
-        self._selection = selection
+        self._selection, self._rounds = selection, True
         self._taken = self._versions()
         if self.name != "latent":
             self._refuse_shared(model, parameters)
@@ -112,11 +112,21 @@ class Surface:
                 "quantized weights or scales were changed in place after this operator was made; "
                 "make it anew."
             )
-        what = what or ("all" if self.name == "latent" else "weights")
+        whole = self.name == "latent" or not self._rounds
+        what = what or ("all" if whole else "weights")
         with ExitStack() as stack:
             for layer in self._layers.values():
                 stack.enter_context(layer.bypassed(what))
             yield
+
+    @contextmanager
+    def activations_unrounded(self) -> Iterator[None]:
+        """Leave inputs and outputs of the layers as they are, in what is evaluated meanwhile."""
+        before, self._rounds = self._rounds, False
+        try:
+            yield
+        finally:
+            self._rounds = before
 
     def restrict(self, v: torch.Tensor) -> torch.Tensor:
         """Return J v, (..., dim), in most cases M v; `v` itself where nothing is masked."""

@@ -119,6 +119,21 @@ def test_quantized_activations_stay_on_and_the_matrix_symmetric(build, surface):
     assert "quantized activations" in checks.difference_note
 
 
+@pytest.mark.parametrize("kind", [hessian, ggn])
+def test_the_product_error_of_quantized_activations_is_that_of_the_arithmetic(kind):
+    """Values next to a tie get other codes in float64: that is another operator."""
+    found = []
+    for a_bits in (4, 16):
+        model = llama()
+        prepare(model, spec("paretoq", w_bits=2, a_bits=a_bits))
+        found.append(kind(model, DATA, surface="ste"))
+    family = found[0]
+    checks, plain = (run_checks(one) for one in found)
+    size = float(torch.linalg.matrix_norm(operator_matrix(family), 2))
+    assert 0 < checks.product_error < 1e-4 * size
+    assert checks.product_error < 10 * plain.product_error + 1e-6 * size
+
+
 @pytest.mark.parametrize("bits", BITS)
 def test_checks_hold_on_every_surface(bits):
     model = quantized(llama, bits=bits)
