@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis.figures.axes import LAMBDA
+from analysis.figures.axes import LAMBDA, lambda_axis
 from analysis.labels import bits_label, known
 from analysis.style import BLUE, GREEN, VERMILION, axes_for
 from spectra.errors import UsageError
@@ -53,13 +53,14 @@ def plot_methods(runs: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         _draw(ax, mine, [labels.index(label) + shift for label in mine["label"]], surface)
     ax.set_yticks(range(len(labels)), labels)
     ax.set_ylim(len(labels) - 0.5, -0.5)
-    ax.set_xscale("symlog", linthresh=_linear(rows), linscale=0.4)
+    ends = float(rows["lambda_min"].min()) * 1.3, float(rows["lambda_max"].max()) * 1.3
+    lambda_axis(ax, ends, _linear(rows))
     ax.axvline(0, color="0.75", linewidth=0.8, zorder=0)
     ax.grid(axis="y", visible=False)
     ax.set_xlabel(LAMBDA)
-    ax.legend(
-        loc="lower left", bbox_to_anchor=(0, 1), ncols=3, title="λmin to λmax, dot: rms with 95 %"
-    )
+    words = "λmin to λmax; dot: rms eigenvalue, 95 % these batches"
+    ax.set_title(words, loc="left", fontsize=7.5, color="#555555")
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.04), ncols=3, frameon=False)
     return ax
 
 
