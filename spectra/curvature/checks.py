@@ -40,6 +40,7 @@ _LOW_PRECISION = 0.2
 _DIFFERENCE = 0.05
 _STEP = 1e-6  # of the weight norm: truncation 1e-12, rounding 1e-10 in float64
 _SHRINK = (1.0, 0.1, 0.01)
+_SAME = 1e-9
 _PAIRS = ((0, 1), (0, 2), (1, 2))
 _ROUNDED = "left out: quantized activations make the gradient piecewise constant"
 
@@ -249,7 +250,7 @@ def _rounds_activations(operator: CurvatureOperator) -> bool:
         )
         for what in ("weights", "all")
     )
-    return not abs(rounded - whole) <= _allowed(operator) * abs(whole)
+    return not abs(rounded - whole) <= _SAME * abs(whole)  # eight bits change a loss by little
 
 
 def _single(operator: Operator) -> CurvatureOperator:

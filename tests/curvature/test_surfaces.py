@@ -119,11 +119,12 @@ def test_quantized_activations_stay_on_and_the_matrix_symmetric(build, surface):
     assert "quantized activations" in checks.difference_note
 
 
+@pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("kind", [hessian, ggn])
-def test_the_product_error_of_quantized_activations_is_that_of_the_arithmetic(kind):
+def test_the_product_error_of_quantized_activations_is_that_of_the_arithmetic(kind, bits):
     """Values next to a tie get other codes in float64: that is another operator."""
     found = []
-    for a_bits in (4, 16):
+    for a_bits in (bits, 16):
         model = llama()
         prepare(model, spec("paretoq", w_bits=2, a_bits=a_bits))
         found.append(kind(model, DATA, surface="ste"))
