@@ -40,9 +40,10 @@ def plot_methods(runs: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     twice = rows[rows.duplicated(["label", "surface"])]
     if len(twice):
         label, surface = twice.iloc[0][["label", "surface"]]
+        alike = rows[(rows["label"] == label) & (rows["surface"] == surface)]
         raise UsageError(
-            f"{len(rows[(rows['label'] == label) & (rows['surface'] == surface)])} records are of "
-            f"{label} on surface {surface}; pass one of each."
+            f"{len(alike)} records are of {label} on surface {surface} "
+            f"({', '.join(map(str, alike['name']))}); pass one of each."
         )
     labels = list(dict.fromkeys(rows["label"]))
     ax = axes_for(ax, (6.6, 1.1 + 0.52 * len(labels)))

@@ -169,6 +169,9 @@ def quantize_model(
             _check_finite(location, layers.get(layer, f"{layer}, unpacked,"), scale)
         floor = plan.qat.spec.build().scale_floor
         low = sum(int((scale <= floor).sum()) for scale in scales.values())
+        if plan.qat.source == "torchao":  # its scales divide the masters
+            for layer, scale in scales.items():
+                _check_positive(location, layers.get(layer, f"{layer}, unpacked,"), scale)
         if low:
             notes.append(f"{low} stored scales are not above {floor:g} and work as that")
     prepare(model, plan.qat.spec, scales=scales, zeros=zeros)
@@ -218,6 +221,15 @@ def _shape(layer: nn.Module) -> tuple[int, int]:
     assert weight is not None
     out, columns = weight.shape if isinstance(layer, nn.Linear) else weight.shape[::-1]
     return int(out), int(columns)
+
+
+def _check_positive(location: Location, name: str, scale: torch.Tensor) -> None:
+    bad = int((scale <= 0).sum())
+    if bad:
+        raise CheckpointError(
+            f"ckpt={location.name!r}: the scales {name} hold {bad} values among {scale.numel()} "
+            "that are not positive; the file is damaged: get it anew."
+        )
 
 
 def _check_finite(location: Location, name: str, scale: torch.Tensor) -> None:

@@ -46,7 +46,9 @@ class Request:
         "default where there is one), quantized (the same without mask), latent (quantizers off).",
     )
     quantizer: str | None = _option(
-        None, "Quantizer put on a float checkpoint: paretoq, lsq, rtn; or what a checkpoint has."
+        None,
+        "Quantizer put on a float checkpoint (README, Methods), options behind a colon, as "
+        "hif8:policy=mean; or what a checkpoint has.",
     )
     w_bits: float | None = _option(None, "Bits of the weights with --quantizer; ternary is 1.58.")
     a_bits: int | None = _option(None, "Bits of the activations (16).")

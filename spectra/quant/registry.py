@@ -70,6 +70,8 @@ def parse_options(name: str, text: str) -> dict[str, Any]:
                 f"quantizer='{name}:{text}' assigns nothing in {part!r}; write options as in "
                 "efficientqat:group_size=128,codes=fixed."
             )
+        if option in found:
+            raise UsageError(f"the option {option} of {name!r} is given twice; give it once.")
         found[option] = _typed(option, value, kinds.get(option, str))
     return found
 

@@ -33,6 +33,7 @@ from spectra.quant.scaling import (
 )
 
 WIDTH = 8
+MOST_HISTORY, MOST_MARGIN = 65_536, 16
 ROUNDINGS = ("nearest", "stochastic")
 
 
@@ -86,10 +87,20 @@ class ScaledFloat(Quantizer):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise UsageError(f"{name}={value!r} is no count; pass an integer from {least}.")
-        if not 0 <= self.target <= self.format.largest:
+        if self.history > MOST_HISTORY:
+            raise UsageError(
+                f"history={self.history} entries are kept for every tensor; pass at most "
+                f"{MOST_HISTORY}, as 64."
+            )
+        if not 1 <= (self.target or self.format.target) <= self.format.largest:
             raise UsageError(
                 f"target={self.target:g} is outside the range of {self.format.name}; pass a number "
-                f"up to {self.format.largest:g}, or leave it out for {self.format.target:g}."
+                f"from 1 to {self.format.largest:g}, or leave it out for {self.format.target:g}."
+            )
+        if abs(self.margin) > MOST_MARGIN:
+            raise UsageError(
+                f"margin={self.margin} binades leave nothing of the range of {self.format.name}; "
+                f"pass a number between -{MOST_MARGIN} and {MOST_MARGIN}, as 0."
             )
         if self.g_bits not in (WIDTH, FULL_BITS):
             raise UsageError(f"g_bits={self.g_bits!r} is not defined; pass {WIDTH} or {FULL_BITS}.")

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+from spectra.checkpoint.qat import Asked
 from spectra.curvature.surface import SURFACES
 from spectra.errors import UsageError, nearest
 from spectra.estimation import pipeline
 from spectra.estimation.request import resolve
-from spectra.quant import spec
 from spectra.study.jobs import EstimateJob, Job, TrainJob
 from spectra.study.plan import Study
 from spectra.train.assembly import load_model, read_data
@@ -33,7 +33,7 @@ def check_jobs(asked: Study, todo: list[Job]) -> None:
                 f"{nearest(surface, SURFACES)}"
             )
     for bits in asked.bits:
-        spec(asked.quantizer, w_bits=bits, a_bits=asked.a_bits)
+        Asked(asked.quantizer, bits, asked.a_bits)  # refuses what no quantizer has
     trained = [job for job in todo if isinstance(job, TrainJob)]
     for job in trained:
         build_recipe(job.request).plan(asked.max_steps)

@@ -161,6 +161,12 @@ def load_model(request: TrainRequest) -> Checkpoint:
         )
     except CheckpointError as error:  # the flag is another one here
         raise CheckpointError(str(error).replace("ckpt=", "model=", 1)) from None
+    if checkpoint.qat is not None and checkpoint.qat.packed_bits is not None:
+        raise UsageError(
+            f"model={request.model!r} holds packed weights of {checkpoint.qat.packed_bits:g} bits, "
+            "which training would move off their grid; train from the masters they were packed "
+            "from (of BitNet, the -bf16 repository)."
+        )
     if checkpoint.qat is None:
         raise UsageError(
             f"model={request.model!r} is a float checkpoint and no width is asked for; pass "
@@ -214,6 +220,8 @@ def read_data(
     need = None
     if isinstance(recipe, BlockAP):
         need = recipe.calibration_blocks
+        if arguments.max_steps > 0:  # of each block
+            need = min(need, arguments.max_steps * arguments.train_batch_size)
     elif arguments.max_steps > 0:
         step = arguments.train_batch_size * arguments.gradient_accumulation_steps
         need = arguments.max_steps * step * arguments.world_size

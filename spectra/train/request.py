@@ -51,8 +51,10 @@ class TrainRequest:
         "Quantizer: paretoq (default), lsq, rtn, quest, bitnet, llm-qat, efficientqat; hif8, "
         "fp8_e4m3, fp8_e5m2 (8-bit floats). Options behind a colon: efficientqat:group_size=64.",
     )
-    w_bits: float | None = _option(None, "Bits of a weight: 1, 1.58, 2, 3, 4, 8 (16: none).")
-    a_bits: int | None = _option(None, "Bits of an activation: 8, or 16 for none (default).")
+    w_bits: float | None = _option(
+        None, "Bits of a weight, as the quantizer has them: 1, 1.58, 2 to 8 (16: none)."
+    )
+    a_bits: int | None = _option(None, "Bits of an activation: 2 to 8, or 16 for none (default).")
     kv_bits: int | None = _option(None, "Bits of keys and values: 8, or 16 for none (default).")
     initialize_scales: bool = _option(
         False, "Derive the scales of a quantized checkpoint that lacks them from its weights."

@@ -60,6 +60,15 @@ def test_learned_ranges_of_torchao_need_their_width(tmp_path: Path, bits: int, z
         damaged(tmp_path / "q", r"zero points outside \[-2, 1\], those of signed codes", w_bits=2)
 
 
+def test_scales_of_torchao_that_are_not_positive_are_refused(
+    tmp_path: Path, change: Callable[..., None]
+) -> None:
+    save_torchao_learned(tmp_path / "q", 4, 8, zero=False)
+    name = f"{UP}.weight_fake_quantizer.scale"
+    change(tmp_path / "q", lambda s: s[name].view(-1)[:2].fill_(-1.0))
+    damaged(tmp_path / "q", r"hold 2 values among \d+ that are not positive", w_bits=4)
+
+
 def test_torchao_without_learned_ranges_is_a_float_checkpoint(tmp_path: Path) -> None:
     model, state = plain_state()
     write(tmp_path / "q", state, model)

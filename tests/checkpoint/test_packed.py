@@ -118,6 +118,12 @@ def test_bits_above_the_codes_and_infinite_steps_are_damage(
     damaged(tmp_path / "q", f"scales of {UP} hold 2 values among 192 that are NaN or Inf")
 
 
+def test_another_order_of_columns_is_refused(tmp_path: Path, change: Callable[..., None]) -> None:
+    save_efficientqat(tmp_path / "q", 3, 8, **WIDE)
+    change(tmp_path / "q", lambda s: s[f"{UP}.g_idx"][1:2].fill_(5))
+    damaged(tmp_path / "q", f"{UP}.g_idx puts columns into groups that are not neighbours")
+
+
 def test_the_packing_of_gptq_is_refused(tmp_path: Path, change: Callable[..., None]) -> None:
     save_efficientqat(tmp_path / "q", 4, 8, **WIDE)
     change(tmp_path / "q", quantization_config={"quant_method": "gptq", "bits": 4})

@@ -156,6 +156,7 @@ def test_a_failed_job_does_not_stop_the_rest(
     ("changes", "named"),
     [
         ({"quantizer": "paretoc"}, "did you mean paretoq"),
+        ({"quantizer": "hif8:polcy=mean", "bits": [8.0]}, "no option 'polcy'; did you mean policy"),
         ({"bits": [2.0, 7.0]}, "w_bits=7"),
         ({"a_bits": 9}, "a_bits=9"),
         ({"surfaces": ["ste", "latant"]}, "surfaces='latant' .* did you mean latent"),

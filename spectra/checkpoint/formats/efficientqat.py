@@ -5,7 +5,7 @@ For a linear layer (out, in) with c = ⌊32/b⌋ codes in a word and G groups of
     qweight  int32  (⌈in/c⌉, out)    codes of c consecutive inputs, lowest bits first
     qzeros   int32  (G, ⌈out/c⌉)     zero points, packed likewise along the outputs
     scales   float  (G, out)
-    g_idx    int32  (in,)            not used
+    g_idx    int32  (in,)            the group of each column, checked: neighbours, or all zero
 
     W = (q − z) · s
 
@@ -38,6 +38,7 @@ from spectra.checkpoint.qat import Asked, Qat
 from spectra.checkpoint.tensors import FLOATS
 from spectra.errors import CheckpointError, UsageError
 
+PARTS = ("qweight", "qzeros", "scales")
 WIDTHS = (2, 3, 4)
 FOLDER = re.compile(r"(?<![A-Za-z0-9])w(?P<bits>\d)g(?P<group>-?\d+)(?![0-9])")
 SUFFIX = ".qweight"
@@ -70,7 +71,10 @@ def plan(
     groups = {name: _check(location, stored, name, shapes[name], bits) for name in layers}
     size = _group_size(location, shapes, groups)
     spec = asked.spec(quantizer="efficientqat", w_bits=bits, group_size=size, clamp_steps=False)
-    names = {n: tuple(f"{n}.{part}" for part in ("qweight", "qzeros", "scales")) for n in layers}
+    names = {n: tuple(f"{n}.{part}" for part in PARTS) for n in layers}
+    for name in layers:
+        if f"{name}.g_idx" in stored:
+            names[name] += (f"{name}.g_idx",)
 
     def unpack(name: str, tensors: dict[str, torch.Tensor]) -> Layer:
         return _unpack(location, name, tensors, shapes[name], bits)
@@ -83,7 +87,6 @@ def plan(
             method="efficientqat",
             step=location.step,
         ),
-        ignored=tuple(sorted(f"{n}.g_idx" for n in layers if f"{n}.g_idx" in stored)),
         packed=Packed(names, unpack),
         why=f"EfficientQAT's packed tensors qweight, qzeros, scales; {bits} bits by {why}, groups "
         f"of {'a row' if size == -1 else size} by the shape of scales",
@@ -182,5 +185,16 @@ def _unpack(
     zeros = tensors[f"{name}.qzeros"].T.contiguous()
     z = unpack_fields(location, f"{name}.qzeros", zeros, bits, out).float()  # (out, G)
     s = tensors[f"{name}.scales"].T.float()
+    order = tensors.get(f"{name}.g_idx")
+    size = columns // s.shape[1]
+    if (
+        order is not None
+        and bool(order.any())
+        and bool((order != torch.arange(columns) // size).any())
+    ):
+        raise CheckpointError(
+            f"ckpt={location.name!r}: {name}.g_idx puts columns into groups that are not "
+            "neighbours, and EfficientQAT's are; it is another packing, or damaged: get it anew."
+        )
     k = q.T.reshape(out, s.shape[1], -1) - z[..., None]
     return Layer((k * s[..., None]).reshape(out, columns), s, z)

@@ -14,6 +14,7 @@ no loss of the whole model to step on: the run goes through blocks in the place 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from spectra.errors import UsageError
@@ -38,8 +39,8 @@ class BlockAP(Recipe):
     ) -> None:
         rate = QUANT_RATE if quant_learning_rate is None else quant_learning_rate
         blocks = CALIBRATION_BLOCKS if calibration_blocks is None else calibration_blocks
-        if not rate >= 0:
-            raise UsageError(f"quant_learning_rate={rate} is negative; pass e.g. 1e-4.")
+        if not (math.isfinite(rate) and rate >= 0):
+            raise UsageError(f"quant_learning_rate={rate} is no learning rate; pass e.g. 1e-4.")
         if blocks < 1:
             raise UsageError(f"calibration_blocks={blocks} is too small; pass at least 1.")
         self.quant_learning_rate, self.calibration_blocks = rate, blocks
