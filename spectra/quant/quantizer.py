@@ -176,7 +176,7 @@ class Quantizer(ABC):
 
     def initial_zero(self, weight: torch.Tensor, scale: torch.Tensor, bits: float) -> torch.Tensor:
         """Return the zero points, the shape of `scale`; for quantizers that have them."""
-        raise NotImplementedError(f"{self.name} has no zero points")
+        raise UsageError(f"the quantizer {self.name!r} has no zero points; leave them out.")
 
     def quantize(self, x: torch.Tensor, scale: torch.Tensor, bits: float) -> torch.Tensor:
         """Return Ŵ, the shape of `x`, differentiable by the straight-through estimator.
