@@ -176,6 +176,7 @@ class Quantizer(ABC):
 
     def initial_zero(self, weight: torch.Tensor, scale: torch.Tensor, bits: float) -> torch.Tensor:
         """Return the zero points, the shape of `scale`; for quantizers that have them."""
+        del weight, scale, bits
         raise UsageError(f"the quantizer {self.name!r} has no zero points; leave them out.")
 
     def quantize(self, x: torch.Tensor, scale: torch.Tensor, bits: float) -> torch.Tensor:
