@@ -148,7 +148,7 @@ def test_a_list_of_estimates_goes_on_past_one_that_fails_on_one_rank(runs):
     assert (code, code_1, out_1) == (1, 1, "")
     assert "rank 1: ZeroDivisionError: of all things" in err
     assert "2 of 2 checkpoints failed" in err
-    (code, out, err), (code_1, out_1, err_1) = (mine["layers"] for mine in told)
+    (code, _, err), (code_1, out_1, err_1) = (mine["layers"] for mine in told)
     assert (code, code_1, out_1, err_1) == (0, 0, "", "")
     assert "2 records: 2 estimated, 0 failed" in err
     assert all(spectra.load(root / "layers" / f"layer-0{k}").complete for k in (0, 1))
