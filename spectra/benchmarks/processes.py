@@ -2,9 +2,10 @@
 
 torchrun starts the processes; in every round the first one does the whole work by itself while the
 others wait, and then all share it. The two stand in turns within one program, so that what else the
-machine does slows both alike; beside the ratio of times stands that of processor seconds, the
-slowest process's, which is what an idle machine would come near to. The work is a batch, or a probe, for each process. Started programs
-and loaded models are not part of the time, what is checked once a record is only where it says so.
+machine does slows both alike. Beside the ratio of times stands that of processor seconds (of the
+process that took most), which an idle machine would come near to. The work is a batch, or a probe,
+for each process; starting and loading are no part of it, what is checked once a record only where
+it says so.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ def test_either_number_of_processes_goes_on_with_the_run_of_the_other(
 ):
     root, told = runs
     whole = digest(alone["batches"])
-    for name in ("begun by one", "resumed by two", "again"):
+    for name in ("begun by one", "resumed by two", "again", "in memory"):
         assert [mine[name] for mine in told] == [whole, whole], name
     assert digest(spectra.load(root / "resumed by two")) == whole
     assert not list((root / "resumed by two").glob(PATTERN))
