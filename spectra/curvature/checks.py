@@ -203,10 +203,7 @@ def _product_error(
 
 
 def _direction(operator: CurvatureOperator, seed: int) -> torch.Tensor:
-    """Return a random unit vector after one product: unlike the vector it has a share in outliers.
-
-    Where that product vanishes, the random vector itself.
-    """
+    """Return a random unit vector after one product, which has a share in outliers, if any."""
     v = _probe(operator, seed, 0)
     product = operator.matvec(v).double()
     norm = _norm(product)
@@ -244,9 +241,9 @@ def _rounds_activations(operator: CurvatureOperator) -> bool:
     for batch in operator.batches[:1]:
         rounded, whole = (
             float(
-                point.call(
-                    operator.loss_function, point.leaves(), batch, grad=False, bypass=what
-                )[0]
+                point.call(operator.loss_function, point.leaves(), batch, grad=False, bypass=what)[
+                    0
+                ]
             )
             for what in ("weights", "all")
         )

@@ -19,7 +19,7 @@ from spectra.curvature.spread import Spread
 from spectra.curvature.surface import Surface
 from spectra.errors import UsageError
 from spectra.linalg.operator import SymmetricOperator
-from spectra.parallel.group import Group
+from spectra.parallel import Group
 
 REDUCTIONS = ("per_batch", "mean")
 

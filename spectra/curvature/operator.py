@@ -29,7 +29,7 @@ from spectra.curvature.point import Point
 from spectra.curvature.projector import Projector
 from spectra.errors import NumericalError, UsageError
 from spectra.linalg.operator import SymmetricOperator
-from spectra.parallel.group import Group, alone
+from spectra.parallel import Group, Place
 
 GraphPolicy = Literal["auto", "keep", "recompute"]
 Blocks = Sequence[torch.Tensor | None]
@@ -70,7 +70,7 @@ class CurvatureOperator(SymmetricOperator):
     """
 
     kind = "curvature"
-    group: Group = alone()
+    group = Group(Place())
 
     def __init__(
         self,

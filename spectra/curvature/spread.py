@@ -11,9 +11,9 @@ Process r makes A_r v = Σ over its share; the sum over processes is left to who
 vectors, which is what the checks want. A process without data adds zero: with a single sequence one
 process works and the others hold their part of the Lanczos vectors, for the memory alone.
 
-Plain autograd and explicit sums; `DistributedDataParallel` has no second derivatives. Clip masks and
-projectors act on whole vectors, before and after each process's product; being linear they commute
-with the sum.
+Plain autograd and explicit sums; `DistributedDataParallel` has no second derivatives. Clip masks
+and projectors act on whole vectors, before and after each process's product; being linear they
+commute with the sum.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from spectra.curvature.batches import IGNORED, move, unpack
 from spectra.curvature.loss import LanguageModelLoss, Loss
 from spectra.curvature.operator import BatchGraph, CurvatureOperator, GraphPolicy
 from spectra.curvature.point import Point
-from spectra.parallel.group import Group
+from spectra.parallel import Group
 
 
 class Spread(CurvatureOperator):
@@ -58,7 +58,9 @@ class Spread(CurvatureOperator):
         self.batches = tuple(_share(self.batches, units, group, point))
         self.own: CurvatureOperator | None = None
         if self.batches:
-            self.own = made(point, loss_function, self.batches, graph=graph, first_batch=first_batch)
+            self.own = made(
+                point, loss_function, self.batches, graph=graph, first_batch=first_batch
+            )
         if sum(units) < group.size:
             self.notes.append(
                 f"{sum(units)} of {group.size} processes have a sequence to differentiate; the "
@@ -166,9 +168,7 @@ def _counting(labels: torch.Tensor) -> torch.Tensor:
     return (labels[:, 1:] != IGNORED).any(dim=1).nonzero().squeeze(1)
 
 
-def _share(
-    batches: Sequence[Any], units: Sequence[int], group: Group, point: Point
-) -> list[Any]:
+def _share(batches: Sequence[Any], units: Sequence[int], group: Group, point: Point) -> list[Any]:
     """Return what this process has of each batch, where that is anything."""
     total = sum(units)
     first, last = (total * k // group.size for k in (group.rank, group.rank + 1))

@@ -1,4 +1,4 @@
-"""Vectors in slices over processes: each holds one contiguous part of every vector and of the basis.
+"""Vectors in slices over processes: each holds one contiguous part of every Lanczos vector.
 
 The basis is what does not fit one device: m·n·4 bytes. Over R processes each holds m·n·4/R of it.
 Process r keeps the entries [r c, (r + 1) c) with c = ⌈n/R⌉; the last slices are shorter, or empty.
@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from spectra.linalg.operator import SymmetricOperator
 from spectra.linalg.space import DenseSpace
-from spectra.parallel.group import Group
+from spectra.parallel import Group
 
 # torch renames these two; the older names warn where the newer exist.
 _all_gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -77,13 +77,15 @@ class SlicedSpace(DenseSpace):
         return by_vector.reshape(len(part), -1)[:, : self.dim]
 
     def scatter(self, parts: torch.Tensor) -> torch.Tensor:
-        """Return the slices, (P, length), of Σ_r parts: whole vectors, (P, n).
+        """Return the slices, (P, length), of Σ_r parts, whole vectors (P, n) that are used up.
 
-        The backend makes the sum, in whatever order: products are its results, the same bits
-        nowhere else are needed.
+        Gloo has no reduce-scatter of its own: it reduces the whole and takes a slice, at twice the
+        time of doing that here.
         """
         if self.group.size == 1:
             return parts
+        if parts.device.type == "cpu":
+            return self.take(self.group.sum_(parts.contiguous())).contiguous()
         padded = self._padded(parts, self._width * self.group.size)
         by_rank = padded.view(len(parts), self.group.size, self._width).transpose(0, 1)
         mine = parts.new_empty(len(parts), self._width)
