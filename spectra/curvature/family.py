@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -95,13 +96,14 @@ class Curvature(SymmetricOperator):
         return Spread(self.kind, *data, group=self.group, graph=graph, first_batch=first)
 
     def spread(self, group: Group) -> Curvature:
-        """Share the data of every operator over the processes of `group` from here on.
+        """Return this family with the data of every operator shared over the processes of `group`.
 
-        All of them must then call the same methods in the same order. Returns self.
+        All of them must call the same methods in the same order.
         """
-        self.group = group
-        self.mean = self._make(self.batches, self.graph, 0)
-        return self
+        other = copy.copy(self)
+        other.group = group
+        other.mean = other._make(self.batches, self.graph, 0)
+        return other
 
     def per_batch(self) -> Iterator[CurvatureOperator]:
         """Yield the operator of each batch, made when asked for: one graph lives at a time."""

@@ -29,7 +29,8 @@ from spectra.curvature.point import Point
 from spectra.curvature.projector import Projector
 from spectra.errors import NumericalError, UsageError
 from spectra.linalg.operator import SymmetricOperator
-from spectra.parallel import Group, Place
+from spectra.parallel.group import Group
+from spectra.parallel.launched import Place
 
 GraphPolicy = Literal["auto", "keep", "recompute"]
 Blocks = Sequence[torch.Tensor | None]

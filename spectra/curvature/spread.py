@@ -78,7 +78,7 @@ class Spread(CurvatureOperator):
         return self._agreed and (self.own is None or self.own.prepared)
 
     def prepare(self) -> None:
-        """Evaluate this process's share once, and agree on loss, terms and gradient norm."""
+        """Evaluate this process's share once, and agree on loss and terms."""
         if self.own is not None:
             self.own.prepare()
             self.graph, self.graph_bytes = self.own.graph, self.own.graph_bytes
@@ -91,8 +91,6 @@ class Spread(CurvatureOperator):
         self._mine, self._terms = share[0], math.fsum(count for count, _ in everyone)
         self._mean_loss = math.fsum(loss for _, loss in everyone) / self._terms
         self._agreed = True
-        norm = torch.linalg.vector_norm(self.gradient, dtype=torch.float64)
-        self._grad_norm = float(norm)
 
     def release(self) -> None:
         """Free the kept graphs; the next product builds them again."""
@@ -126,6 +124,14 @@ class Spread(CurvatureOperator):
         """The mean loss over all terms of all batches of all processes."""
         self.prepare()
         return self._mean_loss
+
+    @property
+    def grad_norm(self) -> float:
+        """Euclidean norm of the gradient of the mean loss over all processes."""
+        if math.isnan(self._grad_norm):
+            norm = torch.linalg.vector_norm(self.gradient, dtype=torch.float64)
+            self._grad_norm = float(norm)
+        return self._grad_norm
 
     @property
     def tokens(self) -> int:

@@ -20,7 +20,8 @@ from spectra.estimation.peak import PeakMemory
 from spectra.estimation.progress import ProductBar
 from spectra.estimation.settings import SLQSettings
 from spectra.estimation.store import ProbeStore
-from spectra.linalg import Lanczos, SymmetricOperator, probe
+from spectra.linalg import Lanczos, SlicedOperator, SymmetricOperator, probe
+from spectra.parallel import Group
 
 Saved = Callable[[ProbeStore], None]
 
@@ -48,9 +49,11 @@ class Runner:
         saved: Saved | None = None,
         progress: bool = True,
         description: str = "spectrum",
+        slices: Group | None = None,
     ) -> None:
         self.family, self.settings, self.plan, self.store = family, settings, plan, store
         self.saved, self.progress, self.description = saved, progress, description
+        self.slices = slices  # the ranks over which vectors are sliced, None where they are whole
         self.checks = Checks(
             store.metadata.setdefault("checks", {}), store.metadata.setdefault("warnings", [])
         )
@@ -60,13 +63,22 @@ class Runner:
 
     def run(self) -> None:
         """Run every missing probe."""
-        count = self.family.num_operators()
-        todo = [(b, self.store.missing(b)) for b in range(count)]
-        total = sum(len(p) for _, p in todo) * self.store.alphas.shape[2]
-        with ProductBar(total, self.description, show=self.progress) as bar:
+        todo = self._missing()
+        with self._bar(todo) as bar:
             for batch, missing in todo:
-                if missing:
-                    self._batch(batch, missing, bar)
+                self._batch(batch, missing, bar)
+
+    def watch(self) -> None:
+        """Called after every product."""
+
+    def _missing(self) -> list[tuple[int, list[int]]]:
+        """Return the batches whose probes are missing, and which."""
+        todo = [(b, self.store.missing(b)) for b in range(self.family.num_operators())]
+        return [(batch, missing) for batch, missing in todo if missing]
+
+    def _bar(self, todo: list[tuple[int, list[int]]]) -> ProductBar:
+        total = sum(len(p) for _, p in todo) * self.store.alphas.shape[2]
+        return ProductBar(total, self.description, show=self.progress)
 
     def _batch(self, batch: int, missing: list[int], bar: ProductBar) -> None:
         operator = self.family.operator(batch)
@@ -86,7 +98,8 @@ class Runner:
                 now = time.monotonic()
                 self.cost["seconds"] += now - started
                 started = now
-                self.cost["peak_bytes"] = max(self.cost["peak_bytes"], peak.bytes)
+                largest = max(self.slices.gather(peak.bytes)) if self.slices else peak.bytes
+                self.cost["peak_bytes"] = max(self.cost["peak_bytes"], largest)
                 if self.saved is not None:
                     self.saved(self.store)
             release = getattr(operator, "release", None)
@@ -111,12 +124,16 @@ class Runner:
             keep=None if on_all else getattr(operator, "keep", None),
         )
 
+    def _in_slices(self, operator: SymmetricOperator) -> SymmetricOperator:
+        """Return the operator that Lanczos is run with."""
+        return operator if self.slices is None else SlicedOperator(operator, self.slices)
+
     def _block(
         self, operator: SymmetricOperator, batch: int, probes: list[int], bar: ProductBar
     ) -> None:
         starts = torch.stack([self._probe(operator, batch, p) for p in probes])
         lanczos = Lanczos(
-            operator,
+            self._in_slices(operator),
             starts,
             basis=self.plan.policy,
             vector_dtype=self.settings.working_dtype(operator.dtype),
@@ -125,7 +142,7 @@ class Runner:
         steps = self.store.alphas.shape[2]
         kept = steps if self.plan.kept is None else self.plan.kept
         lanczos.reserve(min(kept, steps))
-        sampler = self.checks.sampler(steps) if self.settings.check else None
+        sampler = self.checks.sampler(steps, lanczos.space) if self.settings.check else None
         while lanczos.num_steps < steps and not lanczos.finished:
             before = int(lanczos.steps.sum())
             if lanczos.num_steps == kept and lanczos.policy.where != "none":
@@ -137,6 +154,7 @@ class Runner:
             done = int(lanczos.steps.sum()) - before
             self.cost["hvps"] += done
             bar.advance(done, lanczos.alphas[0], lanczos.betas[0])
+            self.watch()
         for row, index in enumerate(probes):
             count = int(lanczos.steps[row])
             self.store.put(batch, index, lanczos.alphas[row, :count], lanczos.betas[row, :count])

@@ -66,13 +66,17 @@ class Group:
 
     # -- small Python objects ------------------------------------------------------------------
 
-    def gather(self, value: T) -> list[T]:
+    def gather(self, value: T, *, meanwhile: Callable[[], None] | None = None) -> list[T]:
         """Return the values of all ranks, in their order, on every rank.
+
+        Args:
+            value: Anything small that pickles.
+            meanwhile: Called about once a second while others are waited for.
 
         Raises:
             SpectraError: If another rank has failed or is gone.
         """
-        return [value] if self.size == 1 else self._mail().exchange(value)
+        return [value] if self.size == 1 else self._mail().exchange(value, meanwhile)
 
     def broadcast(self, value: T) -> T:
         """Return rank 0's value on every rank."""
@@ -200,6 +204,11 @@ class Group:
             if dist.is_initialized() and post.made_group:
                 dist.destroy_process_group()  # with it, collectives that others never joined
             raise agreed(everyone, raised, self.rank)
+
+    def leave(self) -> None:
+        """Wait, after a failure, until rank 0 has said so: the launcher ends all when one ends."""
+        if self.size > 1:
+            self._mail().leave()
 
     def _mail(self) -> Post:
         if self._post is None:

@@ -7,17 +7,18 @@ read the one before it, whose values are then removed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
+from torch.distributed.rendezvous import rendezvous
 
 from spectra.errors import SpectraError
 from spectra.parallel.outcome import ElsewhereError, Outcome
@@ -25,6 +26,7 @@ from spectra.parallel.outcome import ElsewhereError, Outcome
 T = TypeVar("T")
 
 BEAT, PATIENCE = 5.0, 180.0  # seconds between signs of life, and without one until a rank is lost
+FAREWELL = 20.0  # seconds that rank 0 has to say what went wrong
 SHORT, LONG = 1e-3, 0.05  # seconds between two looks, at first and later
 
 
@@ -48,7 +50,7 @@ class Post:
             store = _get_default_store()
         else:
             try:
-                store, _, _ = next(iter(dist.rendezvous("env://", timeout=timeout)))
+                store, _, _ = next(iter(rendezvous("env://", timeout=timeout)))
             except (RuntimeError, ValueError) as error:
                 reason = str(error).splitlines()[0]
                 raise SpectraError(
@@ -62,10 +64,10 @@ class Post:
         self.made_group = True
         return PrefixStore(f"group/{self._block}", self._store)
 
-    def exchange(self, value: T) -> list[T]:
-        """Return the values of all ranks, in their order."""
+    def exchange(self, value: T, meanwhile: Callable[[], None] | None = None) -> list[T]:
+        """Return the values of all ranks, in their order; `meanwhile` is called while waiting."""
         self._number += 1
-        return self._collect("value", self._number, value, heed=True)
+        return self._collect("value", self._number, value, heed=True, meanwhile=meanwhile)
 
     def begin(self) -> None:
         """Enter a block of common work."""
@@ -95,19 +97,39 @@ class Post:
         if lost is not None:
             raise SpectraError(f"rank {lost} has given no sign of life for {PATIENCE:.0f} seconds")
 
-    def _collect(self, what: str, number: int, mine: Any, *, heed: bool) -> list[Any]:
+    def leave(self) -> None:
+        """Tell that rank 0 has nothing more to say, or wait for that, not for long."""
+        until = time.monotonic() + FAREWELL
+        with contextlib.suppress(RuntimeError):  # it has gone, and its store with it
+            if self.rank == 0:
+                self._store.set("left", "")
+            while not self._store.check(["left"]) and time.monotonic() < until:
+                time.sleep(LONG)
+
+    def _collect(
+        self,
+        what: str,
+        number: int,
+        mine: Any,
+        *,
+        heed: bool,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> list[Any]:
         found: list[Any] = [None] * self.size
         found[self.rank] = mine
         with _told():
             self._store.set(f"{what}/{number}/{self.rank}", pickle.dumps(mine))
             for other in range(self.size):
                 if other != self.rank:
-                    found[other] = self._one(f"{what}/{number}/{other}", other, heed=heed)
+                    key = f"{what}/{number}/{other}"
+                    found[other] = self._one(key, other, heed=heed, meanwhile=meanwhile)
             self._store.delete_key(f"{what}/{number - 1}/{self.rank}")
         return found
 
-    def _one(self, key: str, other: int, *, heed: bool) -> Any:
-        nap, looked = SHORT, time.monotonic()
+    def _one(
+        self, key: str, other: int, *, heed: bool, meanwhile: Callable[[], None] | None
+    ) -> Any:
+        nap, looked, called = SHORT, time.monotonic(), time.monotonic()
         while not self._store.check([key]):
             if heed:
                 self.check()
@@ -117,6 +139,9 @@ class Post:
                     if heed:
                         self.check(alive=True)
                     return Outcome.gone()
+            if meanwhile is not None and time.monotonic() - called > 1.0:
+                meanwhile()
+                called = time.monotonic()
             time.sleep(nap)
             nap = min(LONG, 1.5 * nap)
         return pickle.loads(self._store.get(key))
@@ -146,7 +171,7 @@ class Post:
             time.sleep(BEAT)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _told() -> Iterator[None]:
     try:
         yield

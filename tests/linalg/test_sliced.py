@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from spectra.linalg import SlicedSpace
-from spectra.parallel import Group, Place
+from spectra.parallel import Group
+from spectra.parallel.launched import Place
 from tests.linalg.in_two import M, N
 from tests.parallel.two import launch
 
