@@ -66,8 +66,7 @@ class CurvatureOperator(SymmetricOperator):
         graph: The policy in force; "auto" is decided by `prepare`.
         graph_bytes: Memory of all kept graphs together, once measured.
         batched_products: Whether `matvecs` sends several vectors through the graph at once.
-        notes: What a reader should know.
-        group: The processes that share the data; one, but for `spread.Spread`.
+        notes, group: What a reader should know; the processes that share the data, mostly one.
     """
 
     kind = "curvature"
