@@ -70,27 +70,38 @@ class SlicedSpace(DenseSpace):
         """Return the vectors, (P, n), of which each process holds a slice (P, length)."""
         if self.group.size == 1:
             return part
-        mine = self._padded(part, self._width)
-        gathered = mine.new_empty(self.group.size * len(part), self._width)
-        self._exchange(_all_gather, gathered, mine)
-        by_vector = gathered.view(self.group.size, len(part), self._width).transpose(0, 1)
+        by_vector = self.gathered(self._padded(part, self._width)).transpose(0, 1)
         return by_vector.reshape(len(part), -1)[:, : self.dim]
 
     def scatter(self, parts: torch.Tensor) -> torch.Tensor:
-        """Return the slices, (P, length), of Σ_r parts, whole vectors (P, n) that are used up.
+        """Return the slices, (P, length), of Σ_r parts, whole vectors (P, n) that are used up."""
+        if self.group.size == 1:
+            return parts
+        padded = self._padded(parts, self._width * self.group.size)
+        return self.scattered(padded, self._width)[:, : self.stop - self.start].contiguous()
+
+    def gathered(self, mine: torch.Tensor) -> torch.Tensor:
+        """Return the rows (P, w) of every process, (R, P, w)."""
+        every = mine.new_empty(self.group.size, *mine.shape)
+        if self.group.size == 1:
+            every[0] = mine
+        else:
+            self._exchange(_all_gather, every.view(-1, mine.shape[1]), mine.contiguous())
+        return every
+
+    def scattered(self, rows: torch.Tensor, width: int) -> torch.Tensor:
+        """Return columns [r w, (r + 1) w) of the sum of all processes' `rows`, (P, R w), used up.
 
         Gloo has no reduce-scatter of its own: it reduces the whole and takes a slice, at twice the
         time of doing that here.
         """
-        if self.group.size == 1:
-            return parts
-        if parts.device.type == "cpu":
-            return self.take(self.group.sum_(parts.contiguous())).contiguous()
-        padded = self._padded(parts, self._width * self.group.size)
-        by_rank = padded.view(len(parts), self.group.size, self._width).transpose(0, 1)
-        mine = parts.new_empty(len(parts), self._width)
-        self._exchange(_reduce_scatter, mine, by_rank.reshape(-1, self._width))
-        return mine[:, : self.stop - self.start].contiguous()
+        first = self.group.rank * width
+        if rows.device.type == "cpu" or self.group.size == 1:
+            return self.group.sum_(rows)[:, first : first + width].clone()
+        by_rank = rows.view(len(rows), self.group.size, width).transpose(0, 1)
+        mine = rows.new_empty(len(rows), width)
+        self._exchange(_reduce_scatter, mine, by_rank.reshape(-1, width))
+        return mine
 
     def _padded(self, rows: torch.Tensor, width: int) -> torch.Tensor:
         missing = width - rows.shape[1]
