@@ -37,7 +37,6 @@ differentiated twice, and the graph of the first backward keeps what was recompu
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -84,8 +83,10 @@ class _Work:
             self.rest = tuple(result[1:])
             result = result[0]
         if not isinstance(result, torch.Tensor):
-            raise SpectraError("a transformer block does not return a hidden state; its parameters "
-                               "cannot be sharded: pass --share vectors.")
+            raise SpectraError(
+                "a transformer block does not return a hidden state; its parameters "
+                "cannot be sharded: pass --share vectors."
+            )
         return result
 
 
@@ -108,7 +109,7 @@ class _Block(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> Any:
         x, w = ctx.saved_tensors
-        along_x, along_w = _Backward.apply(ctx.work, x, w, slope, ctx.needs_input_grad[1])
+        along_x, along_w = _backward(ctx.work, x, w, slope, ctx.needs_input_grad[1])
         return None, along_x if ctx.needs_input_grad[1] else None, along_w
 
 
@@ -144,6 +145,10 @@ class _Backward(torch.autograd.Function):
         whole = second[2:] if ctx.moving else second[1:]
         along_w = shards.scatter(work.index, whole)
         return None, second[1] if ctx.moving else None, along_w, second[0], None
+
+
+_block: Any = _Block.apply
+_backward: Any = _Backward.apply
 
 
 def _rebuilt(work: _Work, x: Tensor, w: Tensor, moving: bool) -> tuple[list[Tensor], Tensor]:
@@ -224,7 +229,7 @@ class GatheredModel:
             if x is None:
                 x, *args = args  # type: ignore[assignment]
             work = _Work(self, index, forward, tuple(args), kwargs)
-            y = _Block.apply(work, x, part)
+            y = _block(work, x, part)
             return y if work.rest is None else (y, *work.rest)
 
         return instead

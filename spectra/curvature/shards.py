@@ -1,9 +1,9 @@
 """Weights of transformer blocks, and vectors like them, in equal parts over processes.
 
 Block l has n_l selected coordinates, contiguous in the flat vector of the selection. Padded with
-zeros to R c_l, c_l = ⌈n_l/R⌉, process r holds its entries [r c_l, (r + 1) c_l), of the weights as of
-every vector: one after another for all blocks, Σ c_l in all. Coordinates of the padding are zero in
-every vector and stay so.
+zeros to R c_l, c_l = ⌈n_l/R⌉, process r holds its entries [r c_l, (r + 1) c_l), of the weights as
+of every vector: one after another for all blocks, Σ c_l in all. Coordinates of the padding are zero
+in every vector and stay so.
 
 A model that hands over its weights keeps parameters of the same shapes without memory of their own.
 """
@@ -64,21 +64,24 @@ class Shards:
         self.names = {name for block in self.blocks for name in block.names}
         self.space = ShardedSpace(self, selection.dim)
 
-    def parts_of(self, point: Point) -> list[Tensor]:
-        """Return this process's part of the values of every block's weights."""
+    def parts_of(self, point: Point, device: torch.device) -> list[Tensor]:
+        """Return this process's part, on `device`, of the values of every block's weights."""
         parameters = dict(point.model.named_parameters(remove_duplicate=False))
         found = []
         for block in self.blocks:
             flat = torch.cat([point.value(parameters[name]).reshape(-1) for name in block.names])
-            found.append(self.space.part(flat, block).clone())
+            found.append(self.space.part(flat, block).to(device, copy=True))
         return found
 
-    def hand_over(self, model: nn.Module) -> None:
-        """Free the weights of `model` that are sharded; their shapes stay."""
-        parameters = dict(model.named_parameters(remove_duplicate=False))
-        for name in self.names:
-            whole = parameters[name]
-            whole.data = whole.data.new_zeros(()).expand(whole.shape)
+    def hand_over(self, model: nn.Module, device: torch.device) -> None:
+        """Free the weights of `model` that are sharded, and move the rest to `device`."""
+        for name, whole in model.named_parameters(remove_duplicate=False):
+            if name in self.names:
+                whole.data = torch.zeros((), dtype=whole.dtype, device=device).expand(whole.shape)
+            else:
+                whole.data = whole.data.to(device)
+        for buffer in model.buffers():
+            buffer.data = buffer.data.to(device)
 
     def gather(self, index: int, part: Tensor) -> list[Tensor]:
         """Return the whole weights of block `index`, of which `part` is held here."""

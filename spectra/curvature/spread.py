@@ -162,6 +162,14 @@ class Spread(CurvatureOperator):
         )
 
 
+def share_of(
+    batches: Sequence[Any], group: Group, point: Point, loss: Loss
+) -> tuple[list[Any], Any]:
+    """Return this process's share of the data of a language model, and one sequence of it."""
+    units = [_sequences(batch, point, loss) for batch in batches]
+    return _share(batches, units, group, point), _rows(batches[0], 0, 1, point)
+
+
 def _sequences(batch: Any, point: Point, loss: Loss) -> int:
     """Return how many parts a batch has: its sequences with a label that counts, or one."""
     if not isinstance(loss, LanguageModelLoss):

@@ -18,7 +18,9 @@ from typing import Any
 import torch
 
 from spectra.curvature import checks as curvature_checks
+from spectra.curvature import sharded_checks
 from spectra.curvature.operator import CurvatureOperator
+from spectra.curvature.sharded import ShardedHessian
 from spectra.curvature.spread import Spread
 from spectra.curvature.structural import structural_zeros
 from spectra.errors import NumericalError, NumericalWarning, OutOfMemoryError
@@ -57,7 +59,9 @@ class Checks:
             NumericalError: If the loss is not deterministic, or the operator not symmetric.
         """
         if "product_error" not in self.section:
-            if isinstance(operator, CurvatureOperator):
+            if isinstance(operator, ShardedHessian):
+                self._check_sharded(operator, start, seed)
+            elif isinstance(operator, CurvatureOperator):
                 self._check_curvature(operator, start, seed)
             else:
                 self._check_plain(operator, start, seed)
@@ -85,9 +89,18 @@ class Checks:
             self._assume(operator, start)
             self._warn(f"the product error was not measured: {shortage}")
 
+    def _check_sharded(self, operator: ShardedHessian, start: torch.Tensor, seed: int) -> None:
+        part = operator.space.take(start).to(operator.device)
+        found = sharded_checks.run_checks(operator, part, seed=seed)
+        self.section["determinism_error"] = found.determinism_error
+        self.section["symmetry_error"] = found.symmetry_error
+        self.section["difference_error"] = found.difference_error
+        self._measured(operator)
+
     def _check_plain(self, operator: SymmetricOperator, start: torch.Tensor, seed: int) -> None:
         u = probe(operator.dim, seed=seed, batch=1, dtype=start.dtype, device=start.device)
-        Hu, Hv = (operator.matvec(x.to(operator.dtype)).double() for x in (u, start))
+        pair = (x.to(operator.device, operator.dtype) for x in (u, start))
+        Hu, Hv = (operator.matvec(x).double().to(u.device) for x in pair)
         gap = abs(float(start.double() @ Hu) - float(u.double() @ Hv))
         scale = float(torch.linalg.vector_norm(Hu) + torch.linalg.vector_norm(Hv))
         error = math.sqrt(operator.dim) * gap / scale if scale > 0 else 0.0
@@ -156,6 +169,10 @@ class Checks:
     def after(self, operator: SymmetricOperator, sampler: VectorSampler) -> None:
         """Measure the product error on what the sampler kept."""
         self.section["product_error_vectors"] = 1 + len(sampler.vectors)
+        if isinstance(operator, ShardedHessian):
+            for part in sampler.vectors:
+                sharded_checks.measure_product_error(operator, part)
+            self._measured(operator)
         if isinstance(operator, CurvatureOperator) and operator.product_error is not None:
             for vector in sampler.vectors:
                 whole = sampler.space.whole(vector[None])[0]

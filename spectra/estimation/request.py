@@ -126,7 +126,8 @@ class Request:
     share: str = _option(
         "places",
         "What processes of torchrun share: places (whole batches or probes each; the same bits as "
-        "one process), or vectors (every operator: its sequences, Lanczos vectors and basis).",
+        "one process), vectors (every operator: its sequences, Lanczos vectors and basis), or "
+        "parameters (the weights of the blocks too).",
     )
     max_memory_gb: float | None = _option(None, "Memory the plan may use (what is free).")
     resume: bool = _option(False, "Go on with the run in --output.")

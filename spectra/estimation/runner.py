@@ -20,7 +20,7 @@ from spectra.estimation.peak import PeakMemory
 from spectra.estimation.progress import ProductBar
 from spectra.estimation.settings import SLQSettings
 from spectra.estimation.store import ProbeStore
-from spectra.linalg import Lanczos, SlicedOperator, SymmetricOperator, probe
+from spectra.linalg import Lanczos, SlicedOperator, SlicedSpace, SymmetricOperator, probe
 from spectra.parallel import Group
 
 Saved = Callable[[ProbeStore], None]
@@ -120,13 +120,15 @@ class Runner:
             probe=index,
             kind=self.settings.probe_kind,
             dtype=self.settings.working_dtype(operator.dtype),
-            device=operator.device,
+            device=operator.device if self.slices is None else "cpu",
             keep=None if on_all else getattr(operator, "keep", None),
         )
 
     def _in_slices(self, operator: SymmetricOperator) -> SymmetricOperator:
         """Return the operator that Lanczos is run with."""
-        return operator if self.slices is None else SlicedOperator(operator, self.slices)
+        if self.slices is None or isinstance(operator.space, SlicedSpace):
+            return operator
+        return SlicedOperator(operator, self.slices)
 
     def _block(
         self, operator: SymmetricOperator, batch: int, probes: list[int], bar: ProductBar

@@ -74,8 +74,9 @@ def in_words(store: ProbeStore) -> str:
     ranks, threads = (store.metadata["environment"][name] for name in ("ranks", "threads"))
     if ranks == 1:
         return ""
-    if store.metadata["estimator"]["share"] == "vectors":
-        return f"{ranks} processes of {threads} threads (OMP_NUM_THREADS) share every operator"
+    share = store.metadata["estimator"]["share"]
+    if share != "places":
+        return f"{ranks} processes of {threads} threads (OMP_NUM_THREADS) share {share}"
     left = int((store.steps == 0).sum())
     idle = f"; {ranks - left} of them have none" if left < ranks else ""
     unit = "thread" if threads == 1 else "threads"

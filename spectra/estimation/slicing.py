@@ -6,10 +6,13 @@
                      the sequences (spectra.curvature.spread) and holds its slice of the vectors and
                      of the basis (spectra.linalg.sliced)
 
+    share="parameters"  like the second, and the weights of the blocks are in parts too, gathered
+                     while a block is worked on (spectra.curvature.gathered)
+
 The second is for a basis, or batches, that do not fit one device, and for a `mean` over batches,
-which is one operator. Its sums over ranks have another order than those of one process, so records
-agree to rounding and not bit for bit, as with another number of threads; it is the same estimate,
-and one may resume the other.
+which is one operator; the third for weights that do not fit. Their sums over ranks have another
+order than those of one process, so records agree to rounding and not bit for bit, as with another
+number of threads; it is the same estimate, and any of them may resume another.
 """
 
 from __future__ import annotations
@@ -17,7 +20,8 @@ from __future__ import annotations
 import math
 
 from spectra.curvature.family import Curvature
-from spectra.errors import OutOfMemoryError
+from spectra.curvature.sharded import ShardedCurvature
+from spectra.errors import OutOfMemoryError, UsageError
 from spectra.estimation.memory import MemoryPlan, plan_memory, shared_bytes
 from spectra.estimation.settings import SLQSettings
 from spectra.estimation.sharing import agree_on_memory
@@ -34,7 +38,12 @@ def arrange(
     """Return the operator, the ranks that slice its vectors, and those that share its places."""
     if settings.share == "places" or ranks.size == 1:
         return operator, None, ranks
-    if isinstance(operator, Curvature):
+    if settings.share == "parameters":
+        if not isinstance(operator, Curvature):
+            raise UsageError("share='parameters' needs a model's Hessian; pass share='vectors'.")
+        if not isinstance(operator, ShardedCurvature):
+            operator = ShardedCurvature(operator, ranks, operator.device)
+    elif isinstance(operator, Curvature):
         operator = operator.spread(ranks)
     return operator, ranks, Group(Place(rank=ranks.rank))
 
@@ -51,6 +60,8 @@ def room_for_slices(
     if settings.max_memory is not None:
         free = min(free, settings.max_memory)
     whole = WHOLE_VECTORS * operator.dim * operator.dtype.itemsize
+    if isinstance(operator, ShardedCurvature):
+        whole = 0
     least = min(slices.gather(free))
     if least <= whole:
         raise OutOfMemoryError(
