@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.autograd.graph import get_gradient_edge
 
 from spectra.curvature.family import Curvature
 from spectra.curvature.gathered import GatheredModel
@@ -61,7 +62,7 @@ class ShardedHessian(SymmetricOperator):
         self.model = GatheredModel(point, shards)
         self.dim, self.dtype, self.device = point.selection.dim, point.dtype, point.device
         self.space = shards.space
-        self._graphs: list[tuple[list[Tensor], Sequence[Tensor]]] = []
+        self._graphs: list[tuple[list[Tensor], list[Any]]] = []
         self.loss = self.grad_norm = math.nan
         self.tokens = 0
         self.graph, self.notes = "blocks", [NOTE.format(size=shards.group.size)]
@@ -98,8 +99,10 @@ class ShardedHessian(SymmetricOperator):
             with self.model.active():
                 weight = torch.full_like(mean, count / total)
                 slopes = torch.autograd.grad(mean, leaves, weight, create_graph=True)
-            self._graphs.append((leaves, slopes))
+            # The edges alone: the graph does not need the values of its own outputs.
+            self._graphs.append((leaves, [get_gradient_edge(slope) for slope in slopes]))
             flat = torch.cat([slope.detach() for slope in slopes])
+            del slopes
             gradient = flat if gradient is None else gradient.add_(flat)
         assert gradient is not None
         self.gradient = gradient
@@ -113,7 +116,8 @@ class ShardedHessian(SymmetricOperator):
         for leaves, slopes in self._graphs:
             with self.model.active():
                 found = torch.autograd.grad(slopes, leaves, pieces, retain_graph=True)
-            result.add_(torch.cat(found))
+            for place, block in zip(result.split(self.shards.space.widths), found, strict=True):
+                place.add_(block)
         return result
 
     def release(self) -> None:

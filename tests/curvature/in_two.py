@@ -14,11 +14,15 @@ import spectra
 from spectra.curvature import ggn, hessian
 from spectra.curvature.checks import run_checks
 from spectra.curvature.family import Curvature
+from spectra.curvature.sharded import ShardedCurvature
+from spectra.errors import UsageError
 from spectra.estimation import engine
 from spectra.estimation.settings import SLQSettings
 from spectra.linalg import SlicedOperator
 from spectra.parallel import Group, world
-from tests.curvature.models import batch, gpt2, llama, random_vectors, relative_error
+from spectra.parallel.launched import Place
+from tests.curvature.live import Live
+from tests.curvature.models import batch, dense, gpt2, llama, random_vectors, relative_error
 from tests.curvature.quantized import quantized
 
 CASES: dict[str, tuple[Any, list[Any], dict[str, Any]]] = {
@@ -80,6 +84,10 @@ def main(folder: str) -> None:
                 found.product_error,
             ]
         told["estimate"] = estimates(group)
+        told["sharded"] = {name: sharded(group, name) for name in SHARDED}
+        told["sharded estimate"] = sharded_estimate(group)
+        told["refused"] = {name: refused(group, name) for name in REFUSED}
+        told["bytes"] = [bytes_held(ranks) for ranks in (group, Group(Place(rank=0)))]
     with open(f"{folder}/{group.rank}.json", "w") as handle:
         json.dump(told, handle)
 
@@ -108,6 +116,82 @@ def estimates(group: Group) -> dict[str, Any]:
         "zeros": [s.metadata["checks"]["structural_zero_fractions"] for s in (shared, alone)],
         "losses": [s.losses.tolist() for s in (shared, alone)],
     }
+
+
+SHARDED: dict[str, tuple[Any, list[Any]]] = {
+    "llama": (lambda: llama(layers=2), [batch(2, 5)]),
+    "gpt2, uneven": (
+        lambda: gpt2(tied=False, layers=2),
+        [batch(2, 5), batch(1, 3, seed=1, masked=0.3)],
+    ),
+    "one sequence": (lambda: llama(layers=3), [batch(1, 6)]),
+}
+REFUSED: dict[str, Any] = {
+    "quantized": lambda: hessian(quantized(llama), [batch(2, 5)]),
+    "ggn": lambda: ggn(llama(), [batch(2, 5)]),
+    "all": lambda: hessian(llama(), [batch(2, 5)], params="all"),
+}
+
+
+def sharded(group: Group, name: str) -> list[float]:
+    """Return how far an operator with sharded weights is from one process and dense truth."""
+    build, data = SHARDED[name]
+    model = build()
+    one = hessian(model, data, dtype="float64")
+    V = random_vectors(2, one.dim)
+    truth = torch.stack([one.matvec(v) for v in V])
+    loss, _, exact = dense(model, one.selection.names, data)
+    family = ShardedCurvature(one, group, torch.device("cpu"))
+    mine = {id(p): p for n, p in model.named_parameters() if n in one.selection.names}
+    left = sum(p.untyped_storage().nbytes() for p in mine.values())
+    found = family.space.whole(family.mean.matvecs(family.space.take(V)))
+    return [
+        relative_error(found, truth),
+        relative_error(found, V @ exact),
+        abs(family.mean.loss / float(loss) - 1),
+        left / one.dim,
+        family.space.length(one.dim) / one.dim,
+    ]
+
+
+def sharded_estimate(group: Group) -> dict[str, Any]:
+    """Return how far an estimate with sharded weights is from that of one process."""
+    data = [batch(2, 6), batch(2, 5, seed=1)]
+    settings = SLQSettings(num_probes=1, lanczos_steps=9)
+    family = hessian(llama(layers=2), data, dtype="float64", reduce="mean")
+    alone = engine.run(family, settings)
+    shared = engine.run(family, settings.with_changes(share="parameters"), ranks=group)
+    return {
+        "apart": max(
+            float(abs(getattr(alone, name) - getattr(shared, name)).max())
+            for name in ("alphas", "betas", "losses", "grad_norms", "tokens")
+        ),
+        "weight_norm": [s.metadata["params"]["weight_norm"] for s in (alone, shared)],
+        "checks": shared.metadata["checks"],
+    }
+
+
+def refused(group: Group, name: str) -> str:
+    try:
+        ShardedCurvature(REFUSED[name](), group, torch.device("cpu"))
+    except UsageError as error:
+        return str(error)
+    return ""
+
+
+def bytes_held(ranks: Group) -> list[float]:
+    """Return bytes, in those of all weights: after loading, with graphs, most in a product."""
+    family = hessian(llama(layers=12, hidden=32, inner=64), [batch(2, 4)], dtype="float32")
+    whole = 4 * family.dim
+    with Live() as live:
+        sharded = ShardedCurvature(family, ranks, torch.device("cpu"))
+        del family
+        loaded = live.now()
+        sharded.mean.prepare()
+        v = sharded.space.take(torch.ones(sharded.dim)).clone()
+        prepared, live.peak = live.now(), 0
+        sharded.mean.matvec(v)
+    return [loaded / whole, prepared / whole, live.peak / whole]
 
 
 if __name__ == "__main__":

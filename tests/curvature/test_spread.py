@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.curvature.in_two import CASES
+from tests.curvature.in_two import CASES, SHARDED
 from tests.parallel.two import launch
 
 if TYPE_CHECKING:
@@ -61,3 +61,42 @@ def test_an_estimate_over_ranks_is_that_of_one_process(told: list[dict[str, Any]
         assert found["losses"][0] == pytest.approx(found["losses"][1], rel=1e-12)
         assert 0 < found["checks"]["product_error"] < 1e-10
         assert found["checks"]["orthogonality_loss"] < 1e-12
+
+
+@pytest.mark.parametrize("case", SHARDED)
+def test_a_hessian_of_sharded_weights_is_that_of_one_process_and_the_dense_one(
+    told: list[dict[str, Any]], case: str
+) -> None:
+    for found in told:
+        *errors, left, length = found["sharded"][case]
+        assert max(errors) < 1e-11
+        assert left < 1  # bytes a coordinate: the model has handed its weights over
+        assert 0.5 <= length < 0.52
+
+
+def test_an_estimate_with_sharded_weights_is_that_of_one_process(
+    told: list[dict[str, Any]],
+) -> None:
+    for found in (rank["sharded estimate"] for rank in told):
+        assert found["apart"] < 1e-10
+        assert found["weight_norm"][0] == found["weight_norm"][1]
+        assert 0 < found["checks"]["product_error"] < 1e-10
+        assert found["checks"]["difference_error"] < 1e-4
+        assert found["checks"]["symmetry_error"] < 1e-10
+
+
+def test_what_cannot_be_sharded_is_refused_with_a_cure(told: list[dict[str, Any]]) -> None:
+    for found in told:
+        for name, word in [("quantized", "surface='ste'"), ("ggn", "GGN"), ("all", "--params")]:
+            assert word in found["refused"][name]
+            assert "--share vectors" in found["refused"][name]
+
+
+def test_bytes_of_weights_and_vectors_halve_but_for_one_block(told: list[dict[str, Any]]) -> None:
+    """One block is 1/12 of the weights; a product holds a few such tensors of it."""
+    two, one = told[0]["bytes"]
+    assert one[0] == pytest.approx(1, abs=0.03)
+    assert two[0] == pytest.approx(0.5, abs=0.03)  # the weights
+    assert two[1] == pytest.approx(1.5, abs=0.1)  # and gradient, and a vector: no whole weight
+    assert two[2] < one[2] / 2 + 6 / 12
+    assert two[2] < 2.5 + 8 / 12  # weights, gradient, vector, product on its way, and a block
