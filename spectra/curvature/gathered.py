@@ -26,13 +26,14 @@ those of one block at a time. What is not in a block (embedding, head, last norm
     up    Backward's derivative: rebuild 1/3, backward 2/3, second backward 2
     down  Block's derivative: rebuild 1/3, backward 2/3
 
-*Why not FSDP2 or tensor parallelism.* `python -m spectra.benchmarks fsdp` shows it on two processes
-(torch 2.13): under `fully_shard` the gradients are written by hooks, outside the graph, and have no
-second derivative; with `set_reshard_after_backward(False)` one can differentiate toward the
-gathered weights, all of which then stay. `parallelize_module` gives a second derivative that is
-silently wrong. A plain DTensor that is redistributed on use is right, and autograd keeps every
-gathered weight for the second backward. `torch.utils.checkpoint` does not change that: it may be
-differentiated twice, and the graph of the first backward keeps what was recomputed.
+*Why not FSDP2 or tensor parallelism.* `python -m spectra.benchmarks.engines` tries them on two
+processes (torch 2.13). Under `fully_shard` hooks write the gradients outside the graph: they have
+no second derivative. Never resharded, one can differentiate toward the gathered weights, exactly,
+and all of them stay. Tensor parallelism by `parallelize_module` gives the gradient to 4e-16 and a
+product that is wrong by a third, without a word. A DTensor that is redistributed on use is right to
+3e-16, and the graph keeps every gathered weight for the second backward, whole. Checkpointing does
+not change that: `torch.utils.checkpoint` may be differentiated twice, and the graph of the first
+backward then holds what was recomputed.
 """
 
 from __future__ import annotations

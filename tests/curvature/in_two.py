@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 import spectra
+from spectra.benchmarks.live import Live
 from spectra.curvature import ggn, hessian
 from spectra.curvature.checks import run_checks
 from spectra.curvature.family import Curvature
@@ -21,7 +22,6 @@ from spectra.estimation.settings import SLQSettings
 from spectra.linalg import SlicedOperator
 from spectra.parallel import Group, world
 from spectra.parallel.launched import Place
-from tests.curvature.live import Live
 from tests.curvature.models import batch, dense, gpt2, llama, random_vectors, relative_error
 from tests.curvature.quantized import quantized
 

@@ -14,7 +14,7 @@ class Live(TorchDispatchMode):
     """Counts storages made inside; `peak` is the most that were alive together."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._held: dict[int, tuple[StorageWeakRef, int]] = {}
         self.peak = 0
 
