@@ -47,9 +47,11 @@ def share_out(missing: Places, block_size: int, ranks: int) -> list[Places]:
         for batch, probes in missing
         for first in range(0, len(probes), block_size)
     ]
-    cuts = [len(blocks) * rank // ranks for rank in range(ranks + 1)]
-    # The longer shares come last: rank 0 measures the product error beside its own.
-    return [_joined(blocks[a:b]) for a, b in pairwise(cuts)]
+    at_work = max(1, min(ranks, len(blocks)))
+    cuts = [len(blocks) * rank // at_work for rank in range(at_work + 1)]
+    # The longer shares come last: rank 0, which has the first place, makes the checks as well.
+    shares = [_joined(blocks[a:b]) for a, b in pairwise(cuts)]
+    return shares + [[] for _ in range(ranks - at_work)]
 
 
 def _joined(blocks: Sequence[tuple[int, list[int]]]) -> Places:

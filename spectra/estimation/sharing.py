@@ -78,7 +78,7 @@ def in_words(store: ProbeStore) -> str:
     if share != "places":
         return f"{ranks} processes of {threads} threads (OMP_NUM_THREADS) share {share}"
     left = int((store.steps == 0).sum())
-    idle = f"; {ranks - left} of them have none" if left < ranks else ""
+    idle = f"; {ranks - left} have nothing to do" if left < ranks else ""
     unit = "thread" if threads == 1 else "threads"
     return f"{ranks} processes of {threads} {unit} (OMP_NUM_THREADS) share {left} probes{idle}"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from spectra.benchmarks import machine, policies, stream, versus
+from spectra.benchmarks import machine, policies, processes, stream, versus
 from spectra.benchmarks.__main__ import main
 from spectra.benchmarks.subject import SHAPES, Subject, load
 from spectra.errors import UsageError
@@ -79,3 +79,11 @@ def test_the_machine_is_described() -> None:
 def test_an_unknown_shape_is_refused() -> None:
     with pytest.raises(UsageError, match="llama-5x"):
         load("llama-5x", seq_len=8, batch_size=1)
+
+
+@pytest.mark.slow
+def test_processes_share_work_and_find_the_same() -> None:
+    rows = processes.measure("tiny", 16, 3, 1, 2)
+    assert [row["shared"] for row in rows] == ["2 batches", "2 probes", "2 batches"]
+    assert all(row["equal"] for row in rows)
+    assert all(row["throughput"] > 0 for row in rows)
