@@ -31,7 +31,7 @@ from spectra.record import Spectrum
 
 NO_ADAPTIVE = (
     "tol={tol:g} makes every run depend on those before it, which {ranks} processes cannot share; "
-    "start it without torchrun, or pass --lanczos_steps in place of --tol."
+    "pass --share vectors, start it without torchrun, or pass --lanczos_steps in place of --tol."
 )
 
 

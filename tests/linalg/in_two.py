@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from spectra.errors import NumericalError
 from spectra.linalg import BasisPolicy, Lanczos, SlicedOperator, SymmetricOperator, eigenpairs
 from spectra.parallel import Group, world
 from tests.linalg.dense import diagonal, outliers_and_bulk, rotated, starts
@@ -99,8 +100,33 @@ def main(folder: str) -> None:
         pairs = eigenpairs(SlicedOperator(op, group), k=2, tol=1e-8)
         told["pairs"] = [pairs.values.tolist(), list(pairs.vectors.shape), pairs.residuals.tolist()]
         told["lam"] = lam[[0, 1, -2, -1]].tolist()
+    told["failing"] = failing(group)
     with open(f"{folder}/{group.rank}.json", "w") as handle:
         json.dump(told, handle)
+
+
+class Failing(Halves):
+    """Fails on the second process in its third product."""
+
+    made = 0
+
+    def partial_product(self, V: torch.Tensor) -> torch.Tensor:
+        self.made += 1
+        if self.made == 3 and world().rank == 1:
+            raise NumericalError("the third product is not finite.")
+        return super().partial_product(V)
+
+
+def failing(group: Group) -> list[Any]:
+    """Return the error that this process sees, and that the group can be used afterwards."""
+    op = SlicedOperator(Failing(rotated(np.arange(1.0, 31.0)), group), group)
+    try:
+        with group.together():
+            Lanczos(op, starts(30, 1)).extend(9)
+    except NumericalError as error:
+        with group.together():
+            return [str(error), float(group.sum_(torch.ones(1)))]
+    return []
 
 
 def _largest(run: Lanczos) -> float:

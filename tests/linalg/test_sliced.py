@@ -84,6 +84,11 @@ def test_eigenpairs_come_whole(told: list[dict[str, Any]]) -> None:
         assert max(residuals) < 1e-6
 
 
+def test_an_error_in_one_process_is_the_same_error_in_both(told: list[dict[str, Any]]) -> None:
+    for found in told:
+        assert found["failing"] == ["rank 1: the third product is not finite.", 2.0]
+
+
 def test_slices_cover_a_vector_once() -> None:
     for dim in (1, 2, 7, 12):
         for size in (1, 2, 3, 5):
