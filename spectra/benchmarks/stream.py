@@ -21,13 +21,13 @@ def measure(n: int, steps: int, rounds: int) -> dict[str, Any]:
     run = Lanczos(op, start)
     run.reserve(steps)
     run.extend(steps)
-    basis, space = run._bases[0], run.space
+    basis = run._bases[0]
     x = torch.randn(n)
 
     def passes() -> None:
         for j in range(1, steps + 1):
             basis.size = j
-            basis.orthogonalize(x, space)
+            basis.remove(basis.coefficients(x), x)
 
     def stream() -> None:
         for j in range(1, steps + 1):

@@ -9,13 +9,11 @@ symmetry     ε = √n max |u·Hv − v·Hu| / (‖Hu‖ + ‖Hv‖) over pairs 
 difference   ‖H d − (g(θ + hd) − g(θ − hd))/2h‖ / ‖H d‖ in float64 with d along H u: a custom
              kernel whose backward is not differentiable can make H silently incomplete and leave
              it symmetric.
-             Where weights are quantized it is taken in Q(W), quantizer bypassed: the gradient that
-             the estimator gives is piecewise constant in W. Quantizers of activations round in
-             either case, so with them the check says nothing and is left out.
+             Where weights are quantized it is taken in Q(W), quantizer bypassed: the estimator's
+             gradient is piecewise constant in W. With quantized activations it is left out.
 product      δ = ‖(H_work − H_64) q‖₂ for unit q, H_64 the same operator in true float64. It widens
              every band of the spectrum; a random symmetry probe would underestimate it by √n. Where
-             activations are quantized both are taken with activations as they are: in float64
-             values next to a tie get other codes, and the operator is another one.
+             activations are quantized both are taken with activations as they are.
 """
 
 from __future__ import annotations
@@ -68,8 +66,8 @@ class Checks:
 def run_checks(operator: Operator, *, seed: int = 0, float64: bool = True) -> Checks:
     """Run the checks on `operator`; its `product_error` is set where measured.
 
-    Cost: 2 gradients and 5 products, and with `float64` there 2 gradients and one product whose
-    graph is built and freed (3 gradients), with the parameters cast meanwhile.
+    Cost: 2 gradients and 5 products, and with `float64` there 2 gradients and one product with its
+    graph (3 gradients), the parameters cast meanwhile.
 
     Args:
         operator: What to check.
@@ -101,14 +99,16 @@ def check_determinism(operator: Operator) -> float:
         NumericalError: If it is more than rounding.
     """
     single = _single(operator)
-    batch = single.batches[0]
-    first, second = (single._build(batch, second_order=False) for _ in range(2))
-    zero = torch.zeros((), dtype=single.dtype, device=single.device)
-    one, two = (single.selection.flatten(g.gradient(), like=zero) for g in (first, second))
-    change = max(
-        _relative(abs(first.loss - second.loss), abs(first.loss)),
-        _relative(_norm(one - two), _norm(one)),
-    )
+    change = 0.0
+    for batch in single.batches[:1]:  # none where there are fewer sequences than processes
+        first, second = (single._build(batch, second_order=False) for _ in range(2))
+        zero = torch.zeros((), dtype=single.dtype, device=single.device)
+        one, two = (single.selection.flatten(g.gradient(), like=zero) for g in (first, second))
+        change = max(
+            _relative(abs(first.loss - second.loss), abs(first.loss)),
+            _relative(_norm(one - two), _norm(one)),
+        )
+    change = max(single.group.gather(change))
     if not change <= _allowed(single):
         raise NumericalError(
             f"loss or gradient changed by {change:.2g} (relative) between two evaluations of one "
@@ -177,9 +177,8 @@ def measure_product_error(operator: Operator, v: torch.Tensor) -> float:
 def _unrounded_error(operator: Operator, q: torch.Tensor) -> float:
     """Return δ with activations as they are, in both precisions.
 
-    Rounding activations is part of the operator, and next to a tie the precision of the forward
-    decides the code: in float64 some codes are others, and the operator is another one. What the
-    bounds need is how far products are off those of one linear map.
+    Next to a tie the precision of the forward decides the code: in float64 some codes are others,
+    and so is the operator. The bounds need how far products are off those of one linear map.
     """
     single = _single(operator)
     with single.point.surface.activations_unrounded():
@@ -204,10 +203,7 @@ def _product_error(
 
 
 def _direction(operator: CurvatureOperator, seed: int) -> torch.Tensor:
-    """Return a random unit vector after one product: unlike the vector it has a share in outliers.
-
-    Where that product vanishes, the random vector itself.
-    """
+    """Return a random unit vector after one product, which has a share in outliers, if any."""
     v = _probe(operator, seed, 0)
     product = operator.matvec(v).double()
     norm = _norm(product)
@@ -220,8 +216,7 @@ def _difference(
     wide = operator.with_dtype(torch.float64)
     if _rounds_activations(wide):
         return None
-    # Where the loss bends sharply the difference itself is off, by the square of its step; a term
-    # that is missing from the product stays missing however small the step.
+    # A sharp bend puts the difference off by the square of its step; a missing term stays missing.
     apart = math.inf
     for shrink in _SHRINK:
         step = _STEP * (operator.weight_norm or 1.0) * shrink
@@ -242,15 +237,18 @@ def _rounds_activations(operator: CurvatureOperator) -> bool:
     point = operator.point
     if point.surface.name == "latent":
         return False
-    rounded, whole = (
-        float(
-            point.call(
-                operator.loss_function, point.leaves(), operator.batches[0], grad=False, bypass=what
-            )[0]
+    changes = False
+    for batch in operator.batches[:1]:
+        rounded, whole = (
+            float(
+                point.call(operator.loss_function, point.leaves(), batch, grad=False, bypass=what)[
+                    0
+                ]
+            )
+            for what in ("weights", "all")
         )
-        for what in ("weights", "all")
-    )
-    return not abs(rounded - whole) <= _SAME * abs(whole)  # eight bits change a loss by little
+        changes = not abs(rounded - whole) <= _SAME * abs(whole)  # eight bits change it by little
+    return any(operator.group.gather(changes))
 
 
 def _single(operator: Operator) -> CurvatureOperator:
@@ -283,6 +281,8 @@ def _gradient_at(operator: CurvatureOperator, offset: torch.Tensor) -> torch.Ten
             blocks = torch.autograd.grad(mean, shifted, allow_unused=True)
             total.add_(selection.flatten(blocks, like=offset), alpha=count)
         terms += count
+    operator.group.sum_(total)
+    terms = math.fsum(operator.group.gather(terms))
     return point.surface.shift_(point.surface.restrict_(total.div_(terms)), offset)
 
 

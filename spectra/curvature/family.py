@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,9 +16,11 @@ from spectra.curvature.params import Selection, select_parameters
 from spectra.curvature.point import Point
 from spectra.curvature.precision import as_dtype
 from spectra.curvature.projector import Projector
+from spectra.curvature.spread import Spread
 from spectra.curvature.surface import Surface
 from spectra.errors import UsageError
 from spectra.linalg.operator import SymmetricOperator
+from spectra.parallel import Group
 
 REDUCTIONS = ("per_batch", "mean")
 
@@ -48,6 +51,7 @@ class Curvature(SymmetricOperator):
         self.kind, self.point, self.loss_function = kind, point, loss
         self.batches, self.reduce, self.graph = batches, reduce, graph
         self.surface = point.surface.name
+        self.group: Group | None = None
         self.mean = kind(point, loss, batches, graph=graph)
         self.dim, self.dtype, self.device = self.mean.dim, self.mean.dtype, self.mean.device
 
@@ -81,13 +85,25 @@ class Curvature(SymmetricOperator):
             raise UsageError(
                 f"batch {index} does not exist; pass an index from 0 to {self.num_batches - 1}."
             )
-        return self.kind(
-            self.point,
-            self.loss_function,
-            self.batches[index : index + 1],
-            graph="keep" if self.graph == "auto" else self.graph,
-            first_batch=index,
+        return self._make(
+            self.batches[index : index + 1], "keep" if self.graph == "auto" else self.graph, index
         )
+
+    def _make(self, batches: tuple[Any, ...], graph: GraphPolicy, first: int) -> CurvatureOperator:
+        data = self.point, self.loss_function, batches
+        if self.group is None:
+            return self.kind(*data, graph=graph, first_batch=first)
+        return Spread(self.kind, *data, group=self.group, graph=graph, first_batch=first)
+
+    def spread(self, group: Group) -> Curvature:
+        """Return this family with the data of every operator shared over the processes of `group`.
+
+        All of them must call the same methods in the same order.
+        """
+        other = copy.copy(self)
+        other.group = group
+        other.mean = other._make(self.batches, self.graph, 0)
+        return other
 
     def per_batch(self) -> Iterator[CurvatureOperator]:
         """Yield the operator of each batch, made when asked for: one graph lives at a time."""

@@ -9,7 +9,7 @@ Lanczos runs, so the graph may be kept and used for every product:
                whatever the number of batches
     auto       keep, unless the graphs of all batches together would not fit
 
-Changing a parameter in place under a kept graph is noticed by autograd, which then refuses.
+Changing a parameter in place under a kept graph is noticed by autograd.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from spectra.curvature.point import Point
 from spectra.curvature.projector import Projector
 from spectra.errors import NumericalError, UsageError
 from spectra.linalg.operator import SymmetricOperator
+from spectra.parallel.group import Group
+from spectra.parallel.launched import Place
 
 GraphPolicy = Literal["auto", "keep", "recompute"]
 Blocks = Sequence[torch.Tensor | None]
@@ -63,12 +65,12 @@ class CurvatureOperator(SymmetricOperator):
         batches: The batches.
         graph: The policy in force; "auto" is decided by `prepare`.
         graph_bytes: Memory of all kept graphs together, once measured.
-        batched_products: Whether `matvecs` sends several vectors through the graph at once: fewer
-            and larger kernels, which pays on a GPU and not on a CPU.
-        notes: What a reader should know.
+        batched_products: Whether `matvecs` sends several vectors through the graph at once.
+        notes, group: What a reader should know; the processes that share the data, mostly one.
     """
 
     kind = "curvature"
+    group = Group(Place())
 
     def __init__(
         self,
@@ -246,7 +248,6 @@ class CurvatureOperator(SymmetricOperator):
                 yield graph, False
 
     # What `prepare` found.
-
     @property
     def gradient(self) -> torch.Tensor:
         """Gradient of the mean loss, (dim,), masked as the surface has it, without a penalty's.

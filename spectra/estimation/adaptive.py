@@ -34,8 +34,10 @@ from spectra.estimation.planner import PILOT, predict_steps, run_bands
 from spectra.estimation.progress import ProductBar
 from spectra.estimation.runner import Family, Runner
 from spectra.estimation.settings import SLQSettings
+from spectra.estimation.slicing import room_for_slices
 from spectra.estimation.target import Goal, Target
-from spectra.linalg import Lanczos, SymmetricOperator
+from spectra.linalg import Lanczos, SymmetricOperator, VectorSpace
+from spectra.parallel import Group
 from spectra.quadrature.gauss import Floats
 from spectra.record import Spectrum
 
@@ -48,8 +50,8 @@ ORTHOGONALITY_STEPS = 256  # |QᵀQ − I| costs as much as the run itself: of t
 class RunSampler(VectorSampler):
     """Keeps two vectors of the pilot, and in `last` the newest one."""
 
-    def __init__(self) -> None:
-        super().__init__(PILOT)
+    def __init__(self, space: VectorSpace) -> None:
+        super().__init__(PILOT, space)
         self.last: torch.Tensor | None = None
 
     def __call__(self, step: int, Q: torch.Tensor, HQ: torch.Tensor) -> None:
@@ -58,13 +60,20 @@ class RunSampler(VectorSampler):
         self.last = Q[0]
 
 
-def plan_beside_graph(family: Family, settings: SLQSettings, kept: int | None) -> MemoryPlan:
+def plan_beside_graph(
+    family: Family, settings: SLQSettings, kept: int | None, slices: Group | None = None
+) -> MemoryPlan:
     """Return `plan_basis` for a family, planned while the graph of its first operator is there."""
     operator: Any = family.operator(0)
     prepared = hasattr(operator, "prepare")
     if prepared:
         operator.prepare()
-    plan = plan_basis(settings, operator.dim, operator.dtype, operator.device, kept)
+    place = operator.dtype, operator.device, kept
+    if slices is None:
+        plan = plan_basis(settings, operator.dim, *place)
+    else:
+        least, length = room_for_slices(operator, settings, slices)
+        plan = slices.first(lambda: plan_basis(least, length, *place))
     if prepared:
         operator.release()
     return plan
@@ -119,13 +128,13 @@ class AdaptiveRunner(Runner):
         place = (batch, probes[0])
         self.again += int(self.store.steps[place])
         lanczos = Lanczos(
-            operator,
+            self._in_slices(operator),
             self._probe(operator, *place),
             basis=self.plan.policy,
             vector_dtype=self.settings.working_dtype(operator.dtype),
         )
         measuring = self.settings.check and self.checks.sampler(PILOT) is not None
-        sampler = RunSampler() if measuring else None
+        sampler = RunSampler(lanczos.space) if measuring else None
         allotted = self.allowance.products(place, self.most)
         self._extend(lanczos, min(PILOT, allotted), sampler, bar)
         if sampler is not None:  # before anything is decided: every band depends on δ

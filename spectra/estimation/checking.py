@@ -18,11 +18,14 @@ from typing import Any
 import torch
 
 from spectra.curvature import checks as curvature_checks
+from spectra.curvature import sharded_checks
 from spectra.curvature.operator import CurvatureOperator
+from spectra.curvature.sharded import ShardedHessian
+from spectra.curvature.spread import Spread
 from spectra.curvature.structural import structural_zeros
 from spectra.errors import NumericalError, NumericalWarning, OutOfMemoryError
 from spectra.estimation.memory import available_bytes
-from spectra.linalg import Lanczos, SymmetricOperator, probe
+from spectra.linalg import DenseSpace, Lanczos, SymmetricOperator, VectorSpace, probe
 
 ASSUMED_UNITS = 8.0  # rounding units of the operator's dtype, where no error is known
 WORTH_TELLING = 1e-3  # share of structural zeros; a clip mask leaves a few beside its own
@@ -32,9 +35,10 @@ ASYMMETRY_UNITS = 1e4  # of rounding; what the check is after is of order 1e-2 t
 class VectorSampler:
     """Keeps the middle and the last Lanczos vector of a run."""
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, space: VectorSpace | None = None) -> None:
         self.wanted = {steps // 2, steps - 1} - {0}
-        self.vectors: list[torch.Tensor] = []
+        self.vectors: list[torch.Tensor] = []  # of sliced ones the entries held here
+        self.space: VectorSpace = space or DenseSpace()
 
     def __call__(self, step: int, Q: torch.Tensor, _: torch.Tensor) -> None:
         """Observe one Lanczos step; see `spectra.linalg.Lanczos.extend`."""
@@ -55,7 +59,9 @@ class Checks:
             NumericalError: If the loss is not deterministic, or the operator not symmetric.
         """
         if "product_error" not in self.section:
-            if isinstance(operator, CurvatureOperator):
+            if isinstance(operator, ShardedHessian):
+                self._check_sharded(operator, start, seed)
+            elif isinstance(operator, CurvatureOperator):
                 self._check_curvature(operator, start, seed)
             else:
                 self._check_plain(operator, start, seed)
@@ -63,7 +69,8 @@ class Checks:
             operator.product_error = self.section["product_error"]
 
     def _check_curvature(self, operator: CurvatureOperator, start: torch.Tensor, seed: int) -> None:
-        shortage = _float64_shortage(operator)
+        lacking = operator.group.gather(_float64_shortage(operator))
+        shortage = next((reason for reason in lacking if reason is not None), None)
         try:
             found = curvature_checks.run_checks(operator, seed=seed, float64=shortage is None)
             if shortage is None:
@@ -82,9 +89,18 @@ class Checks:
             self._assume(operator, start)
             self._warn(f"the product error was not measured: {shortage}")
 
+    def _check_sharded(self, operator: ShardedHessian, start: torch.Tensor, seed: int) -> None:
+        part = operator.space.take(start).to(operator.device)
+        found = sharded_checks.run_checks(operator, part, seed=seed)
+        self.section["determinism_error"] = found.determinism_error
+        self.section["symmetry_error"] = found.symmetry_error
+        self.section["difference_error"] = found.difference_error
+        self._measured(operator)
+
     def _check_plain(self, operator: SymmetricOperator, start: torch.Tensor, seed: int) -> None:
         u = probe(operator.dim, seed=seed, batch=1, dtype=start.dtype, device=start.device)
-        Hu, Hv = (operator.matvec(x.to(operator.dtype)).double() for x in (u, start))
+        pair = (x.to(operator.device, operator.dtype) for x in (u, start))
+        Hu, Hv = (operator.matvec(x).double().to(u.device) for x in pair)
         gap = abs(float(start.double() @ Hu) - float(u.double() @ Hv))
         scale = float(torch.linalg.vector_norm(Hu) + torch.linalg.vector_norm(Hv))
         error = math.sqrt(operator.dim) * gap / scale if scale > 0 else 0.0
@@ -117,7 +133,7 @@ class Checks:
         if not isinstance(operator, CurvatureOperator):
             return
         shares = self.section.setdefault("structural_zero_fractions", [None] * batches)
-        found = structural_zeros(operator)
+        found = structural_zeros(operator.alone() if isinstance(operator, Spread) else operator)
         shares[batch] = found.fraction
         known = [share for share in shares if share is not None]
         self.section["structural_zero_fraction"] = sum(known) / len(known)
@@ -134,10 +150,10 @@ class Checks:
                 "near-zero mass"
             )
 
-    def sampler(self, steps: int) -> VectorSampler | None:
+    def sampler(self, steps: int, space: VectorSpace | None = None) -> VectorSampler | None:
         """Return an observer for the run whose vectors are to be measured, if this is the one."""
         done = self.section.get("product_error_vectors") or not self.section.get("product_error")
-        return None if done else VectorSampler(steps)
+        return None if done else VectorSampler(steps, space)
 
     def orthogonality(self, lanczos: Lanczos) -> None:
         """Record max |QᵀQ − I| of a run's basis, None where none is kept."""
@@ -153,9 +169,14 @@ class Checks:
     def after(self, operator: SymmetricOperator, sampler: VectorSampler) -> None:
         """Measure the product error on what the sampler kept."""
         self.section["product_error_vectors"] = 1 + len(sampler.vectors)
+        if isinstance(operator, ShardedHessian):
+            for part in sampler.vectors:
+                sharded_checks.measure_product_error(operator, part)
+            self._measured(operator)
         if isinstance(operator, CurvatureOperator) and operator.product_error is not None:
             for vector in sampler.vectors:
-                curvature_checks.measure_product_error(operator, vector)
+                whole = sampler.space.whole(vector[None])[0]
+                curvature_checks.measure_product_error(operator, whole)
             self._measured(operator)
 
     def _warn(self, message: str) -> None:
@@ -170,9 +191,9 @@ class BatchChecks(Checks):
     def before(self, operator: SymmetricOperator, start: torch.Tensor, seed: int) -> None:
         """Check nothing."""
 
-    def sampler(self, steps: int) -> VectorSampler | None:  # noqa: ARG002
+    def sampler(self, steps: int, space: VectorSpace | None = None) -> None:  # noqa: ARG002
         """Return None: no vector is measured."""
-        return None
+        return
 
 
 def _float64_shortage(operator: CurvatureOperator) -> str | None:

@@ -13,7 +13,7 @@ from spectra.curvature.failures import told
 from spectra.curvature.family import Curvature
 from spectra.errors import InputWarning
 from spectra.estimation.adaptive import AdaptiveRunner, plan_beside_graph, vectors_kept
-from spectra.estimation.memory import MemoryPlan, plan_memory
+from spectra.estimation.memory import MemoryPlan
 from spectra.estimation.outcome import conclude, list_asked
 from spectra.estimation.output import check_same_run
 from spectra.estimation.planner import settled
@@ -24,11 +24,11 @@ from spectra.estimation.settings import DTYPES, SLQSettings
 from spectra.estimation.shares import found_shares, remove_shares
 from spectra.estimation.sharing import (
     SharingRunner,
-    agree_on_memory,
     check_alike,
     in_words,
     refuse_adaptive,
 )
+from spectra.estimation.slicing import arrange, planned
 from spectra.estimation.store import GrowingStore, ProbeStore
 from spectra.estimation.target import Target, as_target
 from spectra.linalg import BasisPolicy, SymmetricOperator
@@ -152,7 +152,8 @@ def run(
     Raises:
         RecordError: If `earlier` is of another run.
     """
-    ranks = ranks or Group(Place())
+    operator, slices, ranks = arrange(operator, settings, ranks or Group(Place()))
+    everyone = slices or ranks
     refuse_adaptive(target, ranks)
     family: Family = _Members(operator) if isinstance(operator, Curvature) else _One(operator)
     settings = _probe_space(operator, settings)
@@ -162,18 +163,17 @@ def run(
     if target is None:
         settings = _decided(_capped(settings, room), earlier)
         kept = None if earlier is None else earlier.metadata["estimator"].get("basis_steps")
-        sizes = operator.dim, operator.dtype, operator.device, kept
-        plan = agree_on_memory(operator, settings, ranks, lambda s: plan_memory(s, *sizes))
+        plan = planned(operator, settings, ranks, slices, kept)
     else:
         count = family.num_operators()
         settings = _decided(settled(settings, target, room, operator.dim, count), earlier)
-        plan = plan_beside_graph(family, settings, vectors_kept(earlier, target))
-    sections = sections_of(operator, settings, plan, target, ranks.size)
+        plan = plan_beside_graph(family, settings, vectors_kept(earlier, target), slices)
+    sections = sections_of(operator, settings, plan, target, everyone.size)
     for name, section in (metadata or {}).items():
         sections[name] = sections[name] | section
     store = _store(family, settings, target, sections)
-    if ranks.size > 1:
-        check_alike(sections, ranks)
+    if everyone.size > 1:
+        check_alike(sections, everyone)
     writes = output is not None and ranks.speaks
     if earlier is not None:
         check_same_run(earlier.metadata, sections, output or Path("memory"))
@@ -184,9 +184,10 @@ def run(
             remove_shares(output)
     _tell(store, plan, settings)
     options: dict[str, Any] = {
-        "saved": None if output is None else (lambda s: _write(s, output)),
-        "progress": progress,
+        "saved": None if not writes or output is None else (lambda s: _write(s, output)),
+        "progress": progress and ranks.speaks,
         "description": description,
+        "slices": slices,
     }
     if ranks.size > 1:
         runner: Runner = SharingRunner(family, settings, plan, store, **options).join(ranks, output)

@@ -15,9 +15,11 @@ from typing import Any
 
 from spectra import curvature
 from spectra.checkpoint import Checkpoint, load_checkpoint
+from spectra.checkpoint.placement import parse_device
 from spectra.curvature.family import Curvature
+from spectra.curvature.sharded import ShardedCurvature
 from spectra.data import TokenBatches, token_batches
-from spectra.errors import InputWarning
+from spectra.errors import InputWarning, UsageError
 from spectra.estimation import engine
 from spectra.estimation.output import open_output
 from spectra.estimation.request import (
@@ -94,6 +96,11 @@ def estimate_part(
         SpectraError: Whatever is wrong, in one sentence.
     """
     with world().together():
+        if opened.request.share == "parameters":
+            raise UsageError(
+                "share='parameters' uses up the model for one record; pass --share vectors with "
+                "--per."
+            )
         earlier = _earlier(opened.request, output)
         part = replace(opened, request=replace(opened.request, params=params))
         return _run(part, output, earlier, progress=progress, facts=facts)
@@ -102,7 +109,8 @@ def estimate_part(
 def check(request: Request) -> None:
     """Refuse settings of a resolved request that no checkpoint can be estimated with."""
     settings(request), displaced(request)
-    refuse_adaptive(targeted(request), world())
+    target = targeted(request)
+    refuse_adaptive(target if request.share == "places" else None, world())
 
 
 def open_checkpoint(request: Request) -> Opened:
@@ -136,6 +144,9 @@ def _run(
     said = as_said(request) | ({"params": facts["select"]} if facts else {})
     operator = build_operator(request, opened.checkpoint, opened.batches)
     operator.point.notes += opened.notes
+    if _sharded(request):
+        device = parse_device(world().device(request.device))
+        operator = ShardedCurvature(operator, world(), device)
     description = Path(meta.path).name
     if output is not None and facts:
         description += f" {output.name}"
@@ -163,12 +174,16 @@ def _run(
     )
 
 
+def _sharded(request: Request) -> bool:
+    return request.share == "parameters" and world().size > 1
+
+
 def load(request: Request) -> Checkpoint:
     """Load the checkpoint of a resolved request."""
     return load_checkpoint(
         request.ckpt,
         tokenizer=request.tokenizer,
-        device=world().device(request.device),
+        device="cpu" if _sharded(request) else world().device(request.device),
         dtype=request.dtype or "float32",
         **what_to_read(request),
     )

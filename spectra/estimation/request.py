@@ -123,6 +123,12 @@ class Request:
     tokenizer: str | None = _option(None, "Tokenizer, if the checkpoint has none of its own.")
     trust_remote_code: bool = _option(False, "Run code that a checkpoint brings along.")
     check: bool = _option(True, "Measure determinism, symmetry and the product error.")
+    share: str = _option(
+        "places",
+        "What processes of torchrun share: places (whole batches or probes each; the same bits as "
+        "one process), vectors (every operator: its sequences, Lanczos vectors and basis), or "
+        "parameters (the weights of the blocks too).",
+    )
     max_memory_gb: float | None = _option(None, "Memory the plan may use (what is free).")
     resume: bool = _option(False, "Go on with the run in --output.")
     overwrite: bool = _option(False, "Replace the run in --output.")
@@ -191,7 +197,7 @@ def settings(request: Request) -> SLQSettings:
     if memory is not None and not memory > 0:
         raise UsageError(f"max_memory_gb={memory} is not an amount of memory; pass e.g. 16.")
     names = ["num_probes", "lanczos_steps", "seed", "probe_kind", "basis", "basis_dtype"]
-    names += ["vector_dtype", "block_size", "check"]
+    names += ["vector_dtype", "block_size", "check", "share"]
     chosen = {name: getattr(request, name) for name in names if getattr(request, name) is not None}
     # The reference draws its probes on all coordinates and finds the masked ones by chance.
     space: Literal["unmasked", "all"] = "all" if request.protocol == "winq" else "unmasked"
@@ -236,5 +242,6 @@ def as_said(request: Request) -> dict[str, Any]:
     return {
         f.name: getattr(request, f.name)
         for f in fields(Request)
-        if f.name not in ("output", "resume", "overwrite") and getattr(request, f.name) != f.default
+        if f.name not in ("output", "resume", "overwrite", "share")
+        and getattr(request, f.name) != f.default
     }

@@ -20,7 +20,8 @@ from spectra.estimation.peak import PeakMemory
 from spectra.estimation.progress import ProductBar
 from spectra.estimation.settings import SLQSettings
 from spectra.estimation.store import ProbeStore
-from spectra.linalg import Lanczos, SymmetricOperator, probe
+from spectra.linalg import Lanczos, SlicedOperator, SlicedSpace, SymmetricOperator, probe
+from spectra.parallel import Group
 
 Saved = Callable[[ProbeStore], None]
 
@@ -48,9 +49,11 @@ class Runner:
         saved: Saved | None = None,
         progress: bool = True,
         description: str = "spectrum",
+        slices: Group | None = None,
     ) -> None:
         self.family, self.settings, self.plan, self.store = family, settings, plan, store
         self.saved, self.progress, self.description = saved, progress, description
+        self.slices = slices  # the ranks over which vectors are sliced, None where they are whole
         self.checks = Checks(
             store.metadata.setdefault("checks", {}), store.metadata.setdefault("warnings", [])
         )
@@ -95,7 +98,8 @@ class Runner:
                 now = time.monotonic()
                 self.cost["seconds"] += now - started
                 started = now
-                self.cost["peak_bytes"] = max(self.cost["peak_bytes"], peak.bytes)
+                largest = max(self.slices.gather(peak.bytes)) if self.slices else peak.bytes
+                self.cost["peak_bytes"] = max(self.cost["peak_bytes"], largest)
                 if self.saved is not None:
                     self.saved(self.store)
             release = getattr(operator, "release", None)
@@ -116,16 +120,22 @@ class Runner:
             probe=index,
             kind=self.settings.probe_kind,
             dtype=self.settings.working_dtype(operator.dtype),
-            device=operator.device,
+            device=operator.device if self.slices is None else "cpu",
             keep=None if on_all else getattr(operator, "keep", None),
         )
+
+    def _in_slices(self, operator: SymmetricOperator) -> SymmetricOperator:
+        """Return the operator that Lanczos is run with."""
+        if self.slices is None or isinstance(operator.space, SlicedSpace):
+            return operator
+        return SlicedOperator(operator, self.slices)
 
     def _block(
         self, operator: SymmetricOperator, batch: int, probes: list[int], bar: ProductBar
     ) -> None:
         starts = torch.stack([self._probe(operator, batch, p) for p in probes])
         lanczos = Lanczos(
-            operator,
+            self._in_slices(operator),
             starts,
             basis=self.plan.policy,
             vector_dtype=self.settings.working_dtype(operator.dtype),
@@ -134,7 +144,7 @@ class Runner:
         steps = self.store.alphas.shape[2]
         kept = steps if self.plan.kept is None else self.plan.kept
         lanczos.reserve(min(kept, steps))
-        sampler = self.checks.sampler(steps) if self.settings.check else None
+        sampler = self.checks.sampler(steps, lanczos.space) if self.settings.check else None
         while lanczos.num_steps < steps and not lanczos.finished:
             before = int(lanczos.steps.sum())
             if lanczos.num_steps == kept and lanczos.policy.where != "none":

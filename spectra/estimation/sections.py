@@ -80,6 +80,12 @@ def _name(dtype: Any) -> str:
 
 def note_other_threads(earlier: Spectrum, sections: dict[str, Any]) -> None:
     """Add a note where a run goes on with another number of threads than it began with."""
+    shared = [m.get("estimator", {}).get("share", "places") for m in (earlier.metadata, sections)]
+    if shared[0] != shared[1]:
+        sections["notes"].append(
+            f"begun with share={shared[0]} and resumed with share={shared[1]}: equal to an "
+            "uninterrupted run up to rounding, not bit for bit"
+        )
     before = earlier.metadata.get("environment", {}).get("threads")
     now = sections["environment"]["threads"]
     if before != now:

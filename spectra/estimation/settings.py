@@ -37,6 +37,8 @@ class SLQSettings:
         block_size: Probes that share one call of the operator.
         check: Whether to measure determinism, symmetry and the product error.
         max_memory: Bytes the plan may use; None for what is free.
+        share: What several processes share: "places", "vectors" or "parameters"; see
+            spectra.estimation.slicing.
     """
 
     num_probes: int = 1
@@ -50,6 +52,7 @@ class SLQSettings:
     block_size: int = 1
     check: bool = True
     max_memory: int | None = None
+    share: Literal["places", "vectors", "parameters"] = "places"
 
     def __post_init__(self) -> None:
         for name in ("num_probes", "lanczos_steps", "block_size"):
@@ -63,6 +66,7 @@ class SLQSettings:
             "basis": ("auto", "device", "host", "none"),
             "basis_dtype": ("auto", *DTYPES),
             "vector_dtype": ("auto", *DTYPES),
+            "share": ("places", "vectors", "parameters"),
         }
         for name, known in choices.items():
             value = getattr(self, name)

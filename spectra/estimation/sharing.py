@@ -31,7 +31,7 @@ from spectra.record import Spectrum
 
 NO_ADAPTIVE = (
     "tol={tol:g} makes every run depend on those before it, which {ranks} processes cannot share; "
-    "start it without torchrun, or pass --lanczos_steps in place of --tol."
+    "pass --share vectors, start it without torchrun, or pass --lanczos_steps in place of --tol."
 )
 
 
@@ -74,6 +74,9 @@ def in_words(store: ProbeStore) -> str:
     ranks, threads = (store.metadata["environment"][name] for name in ("ranks", "threads"))
     if ranks == 1:
         return ""
+    share = store.metadata["estimator"]["share"]
+    if share != "places":
+        return f"{ranks} processes of {threads} threads (OMP_NUM_THREADS) share {share}"
     left = int((store.steps == 0).sum())
     idle = f"; {ranks - left} have nothing to do" if left < ranks else ""
     unit = "thread" if threads == 1 else "threads"

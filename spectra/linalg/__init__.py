@@ -5,6 +5,7 @@ from spectra.linalg.eigs import Eigenpairs, eigenpairs
 from spectra.linalg.lanczos import Lanczos
 from spectra.linalg.operator import SymmetricOperator
 from spectra.linalg.probes import ProbeKind, probe
+from spectra.linalg.sliced import SlicedOperator, SlicedSpace
 from spectra.linalg.space import DenseSpace, VectorSpace
 from spectra.linalg.trace import trace
 
@@ -14,6 +15,8 @@ __all__ = [
     "Eigenpairs",
     "Lanczos",
     "ProbeKind",
+    "SlicedOperator",
+    "SlicedSpace",
     "SymmetricOperator",
     "VectorSpace",
     "eigenpairs",

@@ -13,13 +13,14 @@ vector of 10⁹ dimensions are below float16's normal range.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
 from spectra.errors import UsageError
-from spectra.linalg.space import VectorSpace
+from spectra.linalg.space import DenseSpace, VectorSpace
 
 Where = Literal["device", "host", "none"]
 TILE = 1 << 20  # columns converted to the working dtype at a time, in elements of one tile
@@ -57,18 +58,28 @@ class BasisPolicy:
 
 
 class Basis:
-    """The stored Lanczos vectors of one run, rows of a contiguous (capacity, n) matrix."""
+    """The stored Lanczos vectors of one run, rows of a contiguous (capacity, n) matrix.
+
+    Of vectors that are sharded over processes it holds this process's entries; n below is their
+    number, and what is summed over them is a part of the sum.
+    """
 
     def __init__(
-        self, dim: int, policy: BasisPolicy, dtype: torch.dtype, device: torch.device
+        self,
+        dim: int,
+        policy: BasisPolicy,
+        dtype: torch.dtype,
+        device: torch.device,
+        space: VectorSpace | None = None,
     ) -> None:
-        self.policy, self.dim, self.size, self.condensed = policy, dim, 0, False
+        self.space: VectorSpace = space or DenseSpace()
+        self.policy, self.dim, self.size, self.condensed = policy, self.space.length(dim), 0, False
         self.work_dtype, self.work_device = dtype, device
         stored = policy.dtype or dtype
         self._scale = dim**0.5 if stored.itemsize < 4 else 1.0
         place = torch.device("cpu") if policy.where == "host" else device
         self._pinned = policy.where == "host" and device.type == "cuda"
-        self._rows = torch.empty(0, dim, dtype=stored, device=place)
+        self._rows = torch.empty(0, self.dim, dtype=stored, device=place)
 
     def reserve(self, capacity: int) -> None:
         """Make room for `capacity` vectors in all."""
@@ -99,35 +110,46 @@ class Basis:
         """Whether the rows can be used as they are, without conversion or transfer."""
         return self._rows.dtype == self.work_dtype and self._rows.device == self.work_device
 
-    def orthogonalize(self, x: torch.Tensor, space: VectorSpace) -> torch.Tensor:
-        """Remove the components of `x` along the stored vectors, in place.
+    def coefficients(self, x: torch.Tensor) -> torch.Tensor:
+        """Return this process's part of the inner products (size,) of the rows with `x`, (n,).
+
+        Rows that are not plain are converted (and moved) in column tiles, as they are needed.
+        """
+        rows = self._rows[: self.size]
+        if self.is_plain and self.size:
+            return self.space.gram(rows, x)
+        found = torch.zeros(self.size, dtype=self.work_dtype, device=self.work_device)
+        for tile, part in self._tiles(rows, x):
+            found += self.space.gram(self._convert(tile), part)
+        return found
+
+    def remove(self, coefficients: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Subtract the components of `x`, (n,), along the rows, in place.
+
+        Args:
+            coefficients: The rows' inner products with `x`, (size,), summed over processes.
+            x: The vector.
 
         Returns:
             The norm of what was removed, 0-dimensional float64 on the device of `x`.
         """
-        if self.size == 0:
-            return torch.zeros((), dtype=torch.float64, device=x.device)
         rows = self._rows[: self.size]
-        if self.is_plain:
-            coefficients = space.gram(rows, x)
-            space.subtract(rows, coefficients, x)
+        if self.is_plain and self.size:
+            self.space.subtract(rows, coefficients, x)
         else:
-            coefficients = self._orthogonalize_tiled(rows, x, space)
+            coefficients = coefficients / self._scale**2
+            for tile, part in self._tiles(rows, x):
+                self.space.subtract(self._convert(tile), coefficients, part)
         norm: torch.Tensor = torch.linalg.vector_norm(coefficients, dtype=torch.float64)
         return norm * self._scale
 
-    def _orthogonalize_tiled(
-        self, rows: torch.Tensor, x: torch.Tensor, space: VectorSpace
-    ) -> torch.Tensor:
-        """Do it in column tiles that are converted (and moved) as they are needed."""
+    def _tiles(
+        self, rows: torch.Tensor, x: torch.Tensor
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        if self.size == 0:
+            return iter(())
         width = max(1, TILE // self.size)
-        coefficients = torch.zeros(self.size, dtype=self.work_dtype, device=self.work_device)
-        for tile, part in zip(rows.split(width, dim=1), x.split(width), strict=True):
-            coefficients += space.gram(self._convert(tile), part)
-        coefficients /= self._scale**2
-        for tile, part in zip(rows.split(width, dim=1), x.split(width), strict=True):
-            space.subtract(self._convert(tile), coefficients, part)
-        return coefficients
+        return zip(rows.split(width, dim=1), x.split(width), strict=True)
 
     def _convert(self, tile: torch.Tensor) -> torch.Tensor:
         return tile.to(self.work_device, self.work_dtype, non_blocking=self._pinned)
@@ -168,7 +190,7 @@ class Basis:
         for tile in rows.split(max(1, TILE // size), dim=1):
             wide = tile.double()
             gram += (wide @ wide.T).cpu()
-        gram /= self._scale**2
+        gram = self.space.total(gram.to(self.work_device)).cpu() / self._scale**2
         return float((gram - torch.eye(size, dtype=torch.float64)).abs().max())
 
     def rows(self) -> torch.Tensor:

@@ -27,7 +27,6 @@ from spectra.linalg.basis import BasisPolicy
 from spectra.linalg.lanczos import Lanczos
 from spectra.linalg.operator import SymmetricOperator
 from spectra.linalg.probes import probe
-from spectra.linalg.space import DenseSpace
 from spectra.quadrature.gauss import jacobi_eigh
 
 Which = Literal["both", "largest", "smallest"]
@@ -154,7 +153,7 @@ def _judge(
 
     Values are the Rayleigh quotients of the vectors, whose error is second order in the residual.
     """
-    operator, space = lanczos.operator, DenseSpace()
+    operator, space = lanczos.operator, lanczos.space
     rows = lanczos.ritz_vectors(coefficients)
     values, residuals = theta.copy(), np.empty(theta.size)
     for i, row in enumerate(rows):
@@ -164,7 +163,8 @@ def _judge(
         space.axpy(-quotient, row, product)
         values[i], residuals[i] = float(quotient), float(space.norm(product))
     order = np.argsort(values, kind="stable")
-    return values[order], rows[torch.from_numpy(order).to(rows.device)], residuals[order]
+    rows = space.whole(rows[torch.from_numpy(order).to(rows.device)])
+    return values[order], rows, residuals[order]
 
 
 def _stalled(estimated: NDArray[np.float64], residuals: NDArray[np.float64], bound: float) -> bool:

@@ -38,7 +38,7 @@ from scipy.linalg import eigh_tridiagonal
 from spectra.errors import NumericalError, UsageError
 from spectra.linalg.basis import Basis, BasisPolicy
 from spectra.linalg.operator import SymmetricOperator
-from spectra.linalg.space import DenseSpace, VectorSpace
+from spectra.linalg.space import VectorSpace
 
 BREAKDOWN = 4.0
 CONVERGED = 2e-6  # residual of a converged pair, relative to ‖T‖; in float64 √ε
@@ -73,10 +73,10 @@ class Lanczos:
 
         Args:
             operator: The operator H.
-            start: Start vectors, (n,) or (P, n); normalized here.
+            start: Start vectors, (n,) or (P, n), whole; normalized here.
             basis: Where the basis is kept; default on the device in the working dtype.
             vector_dtype: Working dtype; default the operator's, but at least float32.
-            space: Vector space operations; default flat vectors on one device.
+            space: Vector space operations; default the operator's own.
             passes: Gram–Schmidt passes against the basis at most; the second only where needed.
 
         Raises:
@@ -89,20 +89,20 @@ class Lanczos:
                 f"{operator.dim}; pass ({operator.dim},) or (P, {operator.dim})."
             )
         self.operator, self.passes = operator, passes
-        self.space: VectorSpace = space or DenseSpace()
+        self.space: VectorSpace = space or operator.space
         self.policy = basis or BasisPolicy()
         if vector_dtype is None:
             vector_dtype = operator.dtype if operator.dtype.itemsize >= 4 else torch.float32
         self.vector_dtype = vector_dtype
-        self._current = rows.to(operator.device, vector_dtype, copy=True)
-        for row in self._current:
-            norm = self.space.norm(row)
+        self._current = self.space.take(rows).to(operator.device, vector_dtype, copy=True)
+        for row, norm in zip(self._current, self._norms(self._current), strict=True):
             if not 0 < float(norm) < float("inf"):
                 raise UsageError("a start vector is zero or not finite; pass unit vectors.")
             row.div_(norm.to(row.dtype))
         self._previous = torch.zeros_like(self._current)
         self._bases = [
-            Basis(operator.dim, self.policy, vector_dtype, operator.device) for _ in rows
+            Basis(operator.dim, self.policy, vector_dtype, operator.device, self.space)
+            for _ in rows
         ]
         count = rows.shape[0]
         self.alphas: NDArray[np.float64] = np.zeros((count, 0))
@@ -127,7 +127,8 @@ class Lanczos:
         Args:
             steps: Further steps; the total is capped at the dimension.
             observe: Called as observe(step, Q, HQ) with the step's index from 0, the Lanczos
-                vectors (P, n) and their products (P, n), before anything is subtracted.
+                vectors (P, n) and their products (P, n), before anything is subtracted; of
+                sharded vectors the entries held here.
         """
         steps = min(steps, self.operator.dim - self.num_steps)
         if steps > 0 and not self.finished:
@@ -162,7 +163,7 @@ class Lanczos:
             theta, vectors = eigh_tridiagonal(self.alphas[p, :m], self.betas[p, : m - 1])
             residuals = self.betas[p, m - 1] * np.abs(vectors[-1])
             converged = residuals <= tolerance * np.abs(theta).max()
-            chosen = np.ascontiguousarray(vectors[:, converged])
+            chosen = self.space.agreed(np.ascontiguousarray(vectors[:, converged]))
             basis.condense(torch.from_numpy(chosen))
         self.condensed_error = 0.0
 
@@ -172,31 +173,36 @@ class Lanczos:
         W = self._product(Q)
         if observe is not None:
             observe(index, Q, W)
-        scalars = []
+        runs = list(range(len(Q)))
+        for p in runs if index else ():
+            beta = torch.tensor(self.betas[p, -1], dtype=torch.float64, device=W.device)
+            self.space.axpy(-beta, self._previous[p], W[p])
+        alphas = self.space.dots(Q, W)
         for p, basis in enumerate(self._bases):
-            q, w = Q[p], W[p]
-            if index:
-                beta = torch.tensor(self.betas[p, -1], dtype=torch.float64, device=w.device)
-                self.space.axpy(-beta, self._previous[p], w)
-            alpha = self.space.dot(q, w)
-            self.space.axpy(-alpha, q, w)
-            basis.append(q)
-            scalars += [alpha, *self._pass(p, w, self.passes > 0)]
-        values = torch.stack(scalars).view(-1, 3).cpu().numpy()  # the step's one synchronization
+            self.space.axpy(-alphas[p], Q[p], W[p])
+            basis.append(Q[p])
+        removed = self._pass(runs, W) if self.passes > 0 else torch.zeros_like(alphas)
+        scalars = torch.stack([alphas, self._norms(W), removed], dim=1)
+        values = scalars.cpu().numpy()  # the step's one synchronization
         if self.condensed_error is not None:
             self.condensed_error = max(self.condensed_error, float(values[:, 2].max()))
         if self.passes > 1:
             much = (values[:, 2] > AGAIN * values[:, 1]) & ~self._ended
-            for p in map(int, np.flatnonzero(much)):
-                values[p, 1] = float(self._pass(p, W[p], True)[0])
+            again = list(map(int, np.flatnonzero(much)))
+            if again:
+                self._pass(again, W)
+                values[again, 1] = self._norms(W[again]).cpu().numpy()
         self._accept(values, W)
 
-    def _pass(self, p: int, w: torch.Tensor, wanted: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Make one pass; return the norm of `w` after it, and of what it took out."""
-        removed = torch.zeros((), dtype=torch.float64, device=w.device)
-        if wanted:
-            removed = self._bases[p].orthogonalize(w, self.space)
-        return self.space.norm(w), removed
+    def _pass(self, runs: list[int], W: torch.Tensor) -> torch.Tensor:
+        """Make one pass over the bases of `runs`; return the norms of what it took out."""
+        parts = [self._bases[p].coefficients(W[p]) for p in runs]
+        totals = self.space.total(torch.cat(parts)).split([len(part) for part in parts])
+        pairs = zip(runs, totals, strict=True)
+        return torch.stack([self._bases[p].remove(found, W[p]) for p, found in pairs])
+
+    def _norms(self, rows: torch.Tensor) -> torch.Tensor:
+        return self.space.dots(rows, rows).sqrt()
 
     def _product(self, Q: torch.Tensor) -> torch.Tensor:
         cast = Q.to(self.operator.dtype)
@@ -241,7 +247,10 @@ class Lanczos:
         return max(losses)
 
     def ritz_vectors(self, coefficients: NDArray[np.float64], p: int = 0) -> torch.Tensor:
-        """Return Q·coefficients as rows (r, n), for coefficients (steps, r) of run `p`."""
+        """Return Q·coefficients as rows (r, n), for coefficients (steps, r) of run `p`.
+
+        Of sharded vectors the entries held here; `space.whole` makes them whole.
+        """
         if self.policy.where == "none" or self.condensed_error is not None:
             raise UsageError("Ritz vectors need the basis; run with basis='device' or 'host'.")
         return self._bases[p].combine(torch.from_numpy(np.ascontiguousarray(coefficients)))

@@ -17,6 +17,7 @@ import scipy.sparse.linalg
 import torch
 
 from spectra.errors import UsageError
+from spectra.linalg.space import DenseSpace, VectorSpace
 
 Product = Callable[[torch.Tensor], torch.Tensor]
 
@@ -30,12 +31,14 @@ class SymmetricOperator(ABC):
         device: Where those vectors live.
         product_error: Absolute error ‖(H_work − H)q‖ of one product with a unit vector, where it
             has been measured; None where it has not.
+        space: The vector space of the vectors it takes and returns.
     """
 
     dim: int
     dtype: torch.dtype
     device: torch.device
     product_error: float | None = None
+    space: VectorSpace = DenseSpace()
 
     @abstractmethod
     def matvec(self, v: torch.Tensor) -> torch.Tensor:
