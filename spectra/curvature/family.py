@@ -44,11 +44,13 @@ class Curvature(SymmetricOperator):
         *,
         reduce: str,
         graph: GraphPolicy,
+        micro_batch: int | None = None,
     ) -> None:
         self.kind, self.point, self.loss_function = kind, point, loss
         self.batches, self.reduce, self.graph = batches, reduce, graph
+        self.micro_batch = micro_batch
         self.surface = point.surface.name
-        self.mean = kind(point, loss, batches, graph=graph)
+        self.mean = kind(point, loss, batches, graph=graph, micro_batch=micro_batch)
         self.dim, self.dtype, self.device = self.mean.dim, self.mean.dtype, self.mean.device
 
     @property
@@ -86,6 +88,7 @@ class Curvature(SymmetricOperator):
             self.loss_function,
             self.batches[index : index + 1],
             graph="keep" if self.graph == "auto" else self.graph,
+            micro_batch=self.micro_batch,
             first_batch=index,
         )
 
@@ -128,6 +131,7 @@ class Curvature(SymmetricOperator):
             "proximal": self.point.surface.proximal,
             "reduce": self.reduce,
             "graph": self.mean.graph,
+            "micro_batch": self.mean.micro_batch,
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": str(self.device),
             "attention": self.point.attention,
@@ -146,6 +150,7 @@ def family(
     reduce: str,
     loss: LossFunction | Loss | None,
     graph: GraphPolicy,
+    micro_batch: int | None = None,
     dtype: str | torch.dtype | None,
     proximal: float,
 ) -> Curvature:
@@ -173,6 +178,7 @@ def family(
         batches,
         reduce=reduce,
         graph=graph,
+        micro_batch=micro_batch,
     )
 
 

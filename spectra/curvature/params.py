@@ -226,7 +226,7 @@ def embedding_weights(model: nn.Module) -> list[torch.Tensor]:
 
 def _linear(model: nn.Module, groups: Groups) -> set[int]:
     found: set[int] = set()
-    for prefix, block in _blocks(model):
+    for prefix, block in block_lists(model):
         for name, module in block.named_modules():
             where = f"{prefix}.{name}".strip(".")
             if is_linear(module) or is_fake_quantized(module):
@@ -253,7 +253,7 @@ def _refuse_fused(where: str, module: nn.Module) -> None:
             )
 
 
-def _blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
+def block_lists(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """Return the outermost ModuleLists of the base model, or the whole of a module without any."""
     if not is_language_model(model):
         return [("", model)]

@@ -30,6 +30,7 @@ def sections_of(
         "basis_steps": plan.kept,
         "curvature": known.get("kind"),
         "graph": known.get("graph"),
+        "micro_batch": known.get("micro_batch"),
         "protocol": "spectra",
     }
     estimator.pop("max_memory")
