@@ -54,14 +54,22 @@ from spectra.errors import UsageError
 class BlockwiseGraph(ABC):
     """One batch's loss and linear map, with boundaries kept instead of graphs."""
 
-    def __init__(self, point: Point, loss: Loss, batch: Any) -> None:
+    def __init__(
+        self, point: Point, loss: Loss, batch: Any, leaves: tuple[Tensor, ...] | None = None
+    ) -> None:
         """Run the batch once, forward.
+
+        Args:
+            point: Where it is evaluated.
+            loss: What is differentiated.
+            batch: On what.
+            leaves: In the place of the selected parameters; None for `point.leaves()`.
 
         Raises:
             NotAChainError: If the model is no chain of blocks.
         """
         self.point, self.loss_function, self.batch = point, loss, batch
-        self.leaves = point.leaves()
+        self.leaves = point.leaves() if leaves is None else leaves
         self._taken = self._versions()
         self._checked = False
         self.stages: list[Stage] = []

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import torch
 
-from spectra.curvature.failures import give_back
+from spectra.curvature.failures import give_back, told
 from spectra.curvature.family import Curvature
 from spectra.curvature.operator import CurvatureOperator
 from spectra.errors import NumericalError
@@ -101,8 +101,7 @@ def check_determinism(operator: Operator) -> float:
         NumericalError: If it is more than rounding.
     """
     single = _single(operator)
-    batch = single.batches[0]
-    first, second = (single._build(batch, second_order=False) for _ in range(2))
+    first, second = (single._graph(0, second_order=False) for _ in range(2))
     zero = torch.zeros((), dtype=single.dtype, device=single.device)
     one, two = (single.selection.flatten(g.gradient(), like=zero) for g in (first, second))
     change = max(
@@ -277,10 +276,9 @@ def _gradient_at(operator: CurvatureOperator, offset: torch.Tensor) -> torch.Ten
         for leaf, block in zip(point.leaves(), selection.split(inside), strict=True)
     )
     total, terms = torch.zeros_like(offset), 0.0
-    for batch in operator.batches:
-        mean, count = point.call(operator.loss_function, shifted, batch)
-        if mean.requires_grad:
-            blocks = torch.autograd.grad(mean, shifted, allow_unused=True)
+    for piece in operator.pieces:
+        with told("a gradient in float64"):
+            count, blocks = operator.gradient_of(piece, shifted)
             total.add_(selection.flatten(blocks, like=offset), alpha=count)
         terms += count
     return point.surface.shift_(point.surface.restrict_(total.div_(terms)), offset)

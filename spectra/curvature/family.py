@@ -132,6 +132,7 @@ class Curvature(SymmetricOperator):
             "reduce": self.reduce,
             "graph": self.mean.graph,
             "micro_batch": self.mean.micro_batch,
+            "matmul_precision": self.point.matmul_precision,
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": str(self.device),
             "attention": self.point.attention,
@@ -153,6 +154,7 @@ def family(
     micro_batch: int | None = None,
     dtype: str | torch.dtype | None,
     proximal: float,
+    matmul_precision: str = "highest",
 ) -> Curvature:
     """Assemble a `Curvature`; the arguments are those of `spectra.hessian`."""
     module = model if isinstance(model, nn.Module) else getattr(model, "model", None)
@@ -167,6 +169,7 @@ def family(
         selection,
         None if dtype is None else as_dtype(dtype),
         surface=Surface(module, selection, surface, proximal=proximal),
+        matmul_precision=matmul_precision,
     )
     batches = as_batches(data)
     if loss is not None:

@@ -138,10 +138,12 @@ class GGNOperator(CurvatureOperator):
     def _build(self, batch: Any, *, second_order: bool) -> BatchGraph:
         return _GGNGraph(self.point, self.loss_function, batch, second_order=second_order)
 
-    def _build_blocks(self, batch: Any) -> BatchGraph:
+    def _build_blocks(
+        self, batch: Any, leaves: tuple[torch.Tensor, ...] | None = None
+    ) -> BatchGraph:
         if not isinstance(self.loss_function, LanguageModelLoss):
             raise NotAChainError("a loss split by callables is evaluated whole.")
-        return BlockwiseGGN(self.point, self.loss_function, batch)
+        return BlockwiseGGN(self.point, self.loss_function, batch, leaves)
 
 
 def ggn(
@@ -156,6 +158,7 @@ def ggn(
     graph: GraphPolicy = "auto",
     micro_batch: int | None = None,
     dtype: str | torch.dtype | None = None,
+    matmul_precision: str = "highest",
     proximal: float = 0.0,
 ) -> Curvature:
     """Return the Gauss-Newton matrix of a model's loss on batches of data.
@@ -172,6 +175,7 @@ def ggn(
         graph: As for `spectra.hessian`.
         micro_batch: As for `spectra.hessian`.
         dtype: As for `spectra.hessian`.
+        matmul_precision: As for `spectra.hessian`.
         proximal: As for `spectra.hessian`.
 
     Returns:
@@ -199,5 +203,6 @@ def ggn(
         graph=graph,
         micro_batch=micro_batch,
         dtype=dtype,
+        matmul_precision=matmul_precision,
         proximal=proximal,
     )

@@ -113,8 +113,10 @@ class HessianOperator(CurvatureOperator):
     def _build(self, batch: Any, *, second_order: bool) -> BatchGraph:
         return _HessianGraph(self.point, self.loss_function, batch, second_order=second_order)
 
-    def _build_blocks(self, batch: Any) -> BatchGraph:
-        return BlockwiseHessian(self.point, self.loss_function, batch)
+    def _build_blocks(
+        self, batch: Any, leaves: tuple[torch.Tensor, ...] | None = None
+    ) -> BatchGraph:
+        return BlockwiseHessian(self.point, self.loss_function, batch, leaves)
 
 
 def hessian(
@@ -128,6 +130,7 @@ def hessian(
     graph: GraphPolicy = "auto",
     micro_batch: int | None = None,
     dtype: str | torch.dtype | None = None,
+    matmul_precision: str = "highest",
     proximal: float = 0.0,
 ) -> Curvature:
     """Return the Hessian of a model's loss on batches of data.
@@ -148,6 +151,8 @@ def hessian(
         micro_batch: Rows (sequences) of a batch that share a graph; None for all. The result is the
             same up to rounding.
         dtype: dtype of evaluation and vectors; None for the parameters' own.
+        matmul_precision: Of float32 matrix products on devices that have a faster one: "highest"
+            (float32), "high" (TF32), "medium" (bfloat16); see torch.set_float32_matmul_precision.
         proximal: γ of a penalty γ/2 ‖W − Q(W)‖², Q(W) constant: γ more on quantized coordinates.
 
     Returns:
@@ -168,5 +173,6 @@ def hessian(
         graph=graph,
         micro_batch=micro_batch,
         dtype=dtype,
+        matmul_precision=matmul_precision,
         proximal=proximal,
     )

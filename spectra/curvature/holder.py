@@ -20,6 +20,7 @@ from spectra.curvature.graphs import COSTS, BatchGraph, GraphPolicy, smaller
 from spectra.curvature.loss import Loss
 from spectra.curvature.pieces import check_rows, cut, num_rows, rows_are_apart
 from spectra.curvature.point import Point
+from spectra.curvature.precision import matmul_precision
 from spectra.curvature.stages import NotAChainError
 from spectra.errors import NumericalError, OutOfMemoryError, UsageError
 from spectra.linalg.operator import SymmetricOperator
@@ -82,8 +83,14 @@ class GraphHolder(SymmetricOperator):
         """Return the graph of one batch; without `second_order` only loss and gradient are used."""
 
     @abstractmethod
-    def _build_blocks(self, batch: Any) -> BatchGraph:
+    def _build_blocks(
+        self, batch: Any, leaves: tuple[torch.Tensor, ...] | None = None
+    ) -> BatchGraph:
         """Return what makes products with one batch block by block.
+
+        Args:
+            batch: The batch.
+            leaves: In the place of the selected parameters; None for `point.leaves()`.
 
         Raises:
             NotAChainError: If the model is no chain of blocks.
@@ -208,7 +215,8 @@ class GraphHolder(SymmetricOperator):
         """Return `work()`, begun anew with smaller graphs while memory does not suffice."""
         while True:
             try:
-                return work()
+                with matmul_precision(self.point.matmul_precision):
+                    return work()
             except OutOfMemoryError as error:
                 failure = error
             # Tracebacks hold the frames that hold the tensors.

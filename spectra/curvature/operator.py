@@ -20,6 +20,7 @@ from spectra.curvature.batches import move
 from spectra.curvature.failures import told
 from spectra.curvature.graphs import BatchGraph, Blocks, GraphPolicy
 from spectra.curvature.holder import GraphHolder
+from spectra.curvature.precision import matmul_precision
 from spectra.curvature.projector import Projector
 from spectra.curvature.several import faster_at_once
 from spectra.errors import OutOfMemoryError, UsageError
@@ -82,12 +83,12 @@ class CurvatureOperator(GraphHolder):
     def _at_once(self, V: torch.Tensor) -> torch.Tensor | None:
         """Return the products in one call if that is faster and works, else None."""
         if self.batched_products is None:
-            self.batched_products = True  # for the time of the measurement
-            self.batched_products = faster_at_once(self, V)
+            with matmul_precision(self.point.matmul_precision):
+                self.batched_products = faster_at_once(self, V)
             if not self.batched_products:
                 return None
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), matmul_precision(self.point.matmul_precision):
                 warnings.filterwarnings("ignore", message=".*performance drop.*")
                 return self._attempt(V, batched=True)
         except (RuntimeError, OutOfMemoryError) as error:
@@ -156,6 +157,16 @@ class CurvatureOperator(GraphHolder):
             kept = self._graphs[position] if self._graphs else None
             self._accumulate(total, kept or self._graph(position, second_order=False))
         return self.point.surface.restrict_(total).div_(math.fsum(self._counts))
+
+    def gradient_of(self, piece: Any, leaves: tuple[torch.Tensor, ...]) -> tuple[float, Blocks]:
+        """Return the count of one of `pieces`, and the gradient of its mean loss at `leaves`."""
+        if self.graph == "blocks":
+            graph = self._build_blocks(piece, leaves)
+            return graph.count, graph.gradient()
+        mean, count = self.point.call(self.loss_function, leaves, piece)
+        if not mean.requires_grad:
+            return count, [None] * len(leaves)
+        return count, torch.autograd.grad(mean, leaves, allow_unused=True)
 
     @property
     def loss(self) -> float:

@@ -31,6 +31,7 @@ def sections_of(
         "curvature": known.get("kind"),
         "graph": known.get("graph"),
         "micro_batch": known.get("micro_batch"),
+        "matmul_precision": known.get("matmul_precision"),
         "protocol": "spectra",
     }
     estimator.pop("max_memory")

@@ -79,7 +79,7 @@ class Fake:
             piece, build(piece, second_order=second_order), second_order
         )
         if not blocks:
-            operator._build_blocks = lambda piece: self.limit(piece, None, True)
+            operator._build_blocks = lambda piece, _=None: self.limit(piece, None, True)
 
     def limit(self, piece, graph, second_order):
         rows = len(piece["labels"] if isinstance(piece, dict) else piece.labels)

@@ -46,7 +46,7 @@ def operator_and_shape(request):
 
 def test_flops_of_a_product(operator_and_shape):
     operator, shape = operator_and_shape
-    told = count(shape, tokens=TOKENS, seq_len=TOKENS, itemsize=4, kept=True).flops
+    told = count(shape, tokens=TOKENS, seq_len=TOKENS, itemsize=4).flops
     operator.prepare()
     with FlopCounterMode(display=False) as counter:
         operator.matvec(torch.ones(operator.dim))
@@ -55,7 +55,7 @@ def test_flops_of_a_product(operator_and_shape):
 
 def test_bytes_the_graph_keeps(operator_and_shape):
     operator, shape = operator_and_shape
-    told = count(shape, tokens=TOKENS, seq_len=TOKENS, itemsize=4, kept=True).graph_bytes
+    told = count(shape, tokens=TOKENS, seq_len=TOKENS, itemsize=4).graph_bytes
     own = {p.untyped_storage().data_ptr() for p in operator.point.model.parameters()}
     kept = {}
 
@@ -88,7 +88,7 @@ def test_bytes_of_the_quantized_weights(operator_and_shape, dtype):
         )
     }
     held[family.keep.data_ptr()] = family.keep.nbytes
-    sizes = {"tokens": 8, "seq_len": 8, "itemsize": dtype.itemsize, "kept": True}
+    sizes = {"tokens": 8, "seq_len": 8, "itemsize": dtype.itemsize}
     shape = operator_and_shape[1]
     told = count(shape, **sizes, quantized=family.dim).weight_bytes
     assert sum(held.values()) == told - count(shape, **sizes).weight_bytes
