@@ -11,7 +11,18 @@ from typing import Any
 
 import torch
 
-from spectra.benchmarks import exact, growth, machine, memory, policies, product, stream, versus
+from spectra.benchmarks import (
+    exact,
+    gpu,
+    growth,
+    machine,
+    memory,
+    policies,
+    product,
+    split,
+    stream,
+    versus,
+)
 from spectra.benchmarks.subject import SHAPES, load
 from spectra.errors import SpectraError
 
@@ -52,6 +63,14 @@ BENCHMARKS: dict[str, tuple[str, Callable[[argparse.Namespace], Rows]]] = {
     "policies": (
         "ways to keep a long run orthogonal (--steps 1000 for the README's table)",
         lambda asked: policies.measure(asked.dim, asked.steps),
+    ),
+    "gpu": (
+        "a Llama end to end on one device (--model llama-3.2-1b --seq_len 2048)",
+        lambda asked: gpu.measure(_subject(asked), asked.rounds, asked.steps),
+    ),
+    "split": (
+        "float32 products from bfloat16 or TF32 parts: their error, emulated",
+        lambda asked: split.measure(_subject(asked), asked.rounds),
     ),
     "growth": (
         "time against tokens, parameters, steps, probes",

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from spectra.curvature.batches import move
+from spectra.curvature.captured import CapturedGraph, faster_captured
 from spectra.curvature.failures import told
 from spectra.curvature.graphs import BatchGraph, Blocks, GraphPolicy
 from spectra.curvature.holder import GraphHolder
@@ -36,12 +37,15 @@ class CurvatureOperator(GraphHolder):
             on a GPU until the first `matvecs` has measured which is faster. On the CPU it is off:
             measured slower there, and a choice by the clock would change the rounding of a resumed
             run.
+        captured_products: Whether products are replayed CUDA graphs (`captured`); None on a GPU
+            until the first product has measured whether that is faster.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Take the arguments of `GraphHolder`."""
         super().__init__(*args, **kwargs)
         self.batched_products: bool | None = None if self.device.type == "cuda" else False
+        self.captured_products: bool | None = None if self.device.type == "cuda" else False
 
     @property
     def keep(self) -> torch.Tensor | Projector | None:
@@ -62,7 +66,24 @@ class CurvatureOperator(GraphHolder):
             UsageError: If `v` is not of length `dim`.
         """
         self._check_shape(v, (self.dim,))
-        return self._product(v.to(self.device, self.dtype), batched=False)
+        v = v.to(self.device, self.dtype)
+        if self.captured_products is not False:
+            self._consider_capture(v)
+        return self._product(v, batched=False)
+
+    def _consider_capture(self, v: torch.Tensor) -> None:
+        """Replace graphs that are kept on a GPU by captured ones where these are faster."""
+        self.prepare()
+        if self.graph != "keep" or isinstance(self._graphs[0], CapturedGraph):
+            return
+        try:
+            with matmul_precision(self.point.matmul_precision):
+                found = faster_captured(self, v)
+        except OutOfMemoryError:  # the product itself meets it again, and goes on
+            found = None
+        self.captured_products = found is not None
+        if found is not None:
+            self._graphs = found
 
     def matvecs(self, V: torch.Tensor) -> torch.Tensor:
         """Return A applied to the rows of `V`, (k, dim); all at once where `batched_products`.
