@@ -20,6 +20,7 @@ import torch
 
 from spectra.errors import UsageError
 from spectra.linalg.space import VectorSpace
+from spectra.linalg.transfers import pieces
 
 Where = Literal["device", "host", "none"]
 TILE = 1 << 20  # columns converted to the working dtype at a time, in elements of one tile
@@ -119,7 +120,12 @@ class Basis:
     def _orthogonalize_tiled(
         self, rows: torch.Tensor, x: torch.Tensor, space: VectorSpace
     ) -> torch.Tensor:
-        """Do it in column tiles that are converted (and moved) as they are needed."""
+        """Do it in pieces that are converted (and moved) as they are needed.
+
+        Column tiles, which stay in the cache, on the device itself; pieces of rows from the host.
+        """
+        if self._pinned:
+            return self._orthogonalize_streamed(rows, x, space)
         width = max(1, TILE // self.size)
         coefficients = torch.zeros(self.size, dtype=self.work_dtype, device=self.work_device)
         for tile, part in zip(rows.split(width, dim=1), x.split(width), strict=True):
@@ -127,6 +133,17 @@ class Basis:
         coefficients /= self._scale**2
         for tile, part in zip(rows.split(width, dim=1), x.split(width), strict=True):
             space.subtract(self._convert(tile), coefficients, part)
+        return coefficients
+
+    def _orthogonalize_streamed(
+        self, rows: torch.Tensor, x: torch.Tensor, space: VectorSpace
+    ) -> torch.Tensor:
+        coefficients = torch.zeros(self.size, dtype=self.work_dtype, device=self.work_device)
+        for across, along, piece in pieces(rows, self.work_device, self.work_dtype):
+            coefficients[across] += space.gram(piece, x[along])
+        coefficients /= self._scale**2
+        for across, along, piece in pieces(rows, self.work_device, self.work_dtype):
+            space.subtract(piece, coefficients[across], x[along])
         return coefficients
 
     def _convert(self, tile: torch.Tensor) -> torch.Tensor:
