@@ -153,11 +153,22 @@ def _zeros(spectrum: Spectrum) -> list[str]:
         more = " more" if known(structural) else ""
         words.append(f"masked zeros: {percent(masked)}{more} (counted in the masses)")
     words.append(
-        f"product error δ = {text(float(error))}: nothing below it is reportable"
+        f"product error δ = {text(float(error))}{_precision(spectrum)}: nothing below it is "
+        "reportable"
         if known(error)
         else "product error δ: not measured"
     )
     return ["; ".join(words)]
+
+
+def _precision(spectrum: Spectrum) -> str:
+    """The precision that δ is the price of, where it is not plain float32."""
+    estimator = section(spectrum.metadata, "estimator")
+    dtype, name = estimator.get("dtype"), estimator.get("matmul_precision")
+    rounded = dtype == "float32" and name in ("high", "medium")
+    words = [dtype] if dtype and (dtype != "float32" or rounded) else []
+    words += [f"matmul precision {name}"] if rounded else []
+    return f" ({', '.join(words)})" if words else ""
 
 
 def _reference(spectrum: Spectrum) -> list[str]:

@@ -14,12 +14,14 @@ import torch
 from spectra.benchmarks import (
     default,
     exact,
+    gpu,
     growth,
     machine,
     memory,
     policies,
     processes,
     product,
+    split,
     stream,
     versus,
 )
@@ -67,6 +69,14 @@ BENCHMARKS: dict[str, tuple[str, Callable[[argparse.Namespace], Rows]]] = {
     "default": (
         "the whole basis against a part or none with more steps, by width in the same time",
         lambda asked: default.measure(_subject(asked), asked.steps),
+    ),
+    "gpu": (
+        "a Llama end to end on one device (--model llama-3.2-1b --seq_len 2048)",
+        lambda asked: gpu.measure(_subject(asked), asked.rounds, asked.steps),
+    ),
+    "split": (
+        "float32 products from bfloat16 or TF32 parts: their error, emulated",
+        lambda asked: split.measure(_subject(asked), asked.rounds),
     ),
     "growth": (
         "time against tokens, parameters, steps, probes",

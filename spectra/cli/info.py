@@ -11,17 +11,16 @@ from spectra import checkpoint
 from spectra.checkpoint.plan import in_words
 from spectra.cli.arguments import parse
 from spectra.curvature.params import select_parameters
-from spectra.errors import OutOfMemoryError, SpectraError, UsageError
+from spectra.errors import OutOfMemoryError, UsageError
 from spectra.estimation import Request
-from spectra.estimation.cost import EFFICIENCY, Cost, ModelShape, count, matmul_rate
+from spectra.estimation.choice import choose_graph
+from spectra.estimation.cost import EFFICIENCY, Cost, matmul_rate, shape_of
 from spectra.estimation.memory import available_bytes, plan_memory
 from spectra.estimation.pipeline import DEFAULT_SEQ_LEN
 from spectra.estimation.request import resolve, settings, what_to_read
 from spectra.estimation.settings import DTYPES
 from spectra.estimation.target import DEFAULT_MAX_HVPS
 from spectra.quant.quantizer import TERNARY
-
-GRAPH_SHARE = 0.7  # of the free memory, beyond which graphs of a mean operator are rebuilt
 
 DESCRIPTION = """\
 What a checkpoint is, and the memory and time an estimate with these settings would take. Reads
@@ -131,15 +130,22 @@ def _cost_lines(request: Request, found: checkpoint.Description, dim: int) -> li
     batches, size = request.num_batches or 1, request.batch_size or 1
     mean = request.reduce == "mean"
     tokens = seq_len * size * (batches if mean else 1)
-    sizes = {"tokens": tokens, "seq_len": seq_len, "itemsize": dtype.itemsize}
-    shape = _shape(found)
-    sizes["quantized"] = 0 if found.qat is None else shape.linear
-    cost = count(shape, **sizes, kept=request.graph != "recompute")
-    fits = cost.graph_bytes <= GRAPH_SHARE * available_bytes(device)
-    if mean and request.graph == "auto" and not fits:
-        cost = count(shape, **sizes, kept=False)
-    kept = request.graph == "keep" or (request.graph == "auto" and (fits or not mean))
-    rebuilt = "" if kept else " (rebuilt in each product: 3 gradients instead of 2)"
+    rows = size if request.micro_batch is None else min(size, request.micro_batch)
+    shape = shape_of(found.skeleton.config, found.linear, found.parameters)
+    plan = choose_graph(
+        request.graph,  # type: ignore[arg-type]
+        shape,
+        tokens=tokens,
+        seq_len=seq_len,
+        piece=rows * seq_len,
+        dtype=dtype,
+        device=device,
+        quantized=0 if found.qat is None else shape.linear,
+        kind="GGN" if request.curvature == "ggn" else "Hessian",
+        loaded=False,
+        limit=asked.max_memory,
+    )
+    cost = plan.cost
     operators = 1 if mean else batches
     products = operators * asked.num_probes * min(asked.lanczos_steps, dim)
     seconds = products * cost.flops / (EFFICIENCY * matmul_rate(device, dtype))
@@ -150,9 +156,12 @@ def _cost_lines(request: Request, found: checkpoint.Description, dim: int) -> li
         f"  time      about {_duration(seconds)} in one process; torchrun shares the probes among "
         f"up to {operators * asked.num_probes}",
         f"  weights   {_size(cost.weight_bytes)}",
-        f"  graph     about {_size(cost.graph_bytes)} for {tokens:,} tokens{rebuilt}",
+        f"  graph     {plan.graph}: about {_size(cost.graph_bytes)} for {tokens:,} tokens"
+        + ("" if rows == size else f", {rows} sequences at a time"),
+        "            " + ", ".join(f"{w} {_size(c.graph_bytes)}" for w, c in plan.costs.items()),
         f"  checks    about {_size(cost.reference_bytes)} for one product in float64",
     ]
+    lines += [f"  note      {plan.note}"] if plan.note else []
     return lines + _memory_lines(request, dim, dtype, device, cost)
 
 
@@ -172,29 +181,6 @@ def _memory_lines(
         f"  memory    about {_size(total)} of {_size(free)} free on {device}",
     ]
     return lines + ([f"  note      {plan.note}"] if plan.note else [])
-
-
-def _shape(found: checkpoint.Description) -> ModelShape:
-    config = found.skeleton.config
-    if found.hidden is None or found.layers is None or found.vocab is None:
-        raise SpectraError(
-            f"the configuration of {found.path!r} does not give width, blocks and vocabulary; its "
-            "cost cannot be counted."
-        )
-    heads = int(
-        getattr(config, "num_attention_heads", None) or getattr(config, "n_head", None) or 1
-    )
-    widest = max((max(shape) for shape in found.linear.values()), default=found.hidden)
-    return ModelShape(
-        linear=sum(out * inner for out, inner in found.linear.values()),
-        head=found.hidden * found.vocab,
-        layers=found.layers,
-        hidden=found.hidden,
-        intermediate=getattr(config, "intermediate_size", None) or widest,
-        heads=heads,
-        vocab=found.vocab,
-        parameters=found.parameters,
-    )
 
 
 def _size(count: float) -> str:

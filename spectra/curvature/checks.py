@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import torch
 
-from spectra.curvature.failures import give_back
+from spectra.curvature.failures import give_back, told
 from spectra.curvature.family import Curvature
 from spectra.curvature.operator import CurvatureOperator
 from spectra.errors import NumericalError
@@ -100,8 +100,8 @@ def check_determinism(operator: Operator) -> float:
     """
     single = _single(operator)
     change = 0.0
-    for batch in single.batches[:1]:  # none where there are fewer sequences than processes
-        first, second = (single._build(batch, second_order=False) for _ in range(2))
+    for _ in single.batches[:1]:  # none where there are fewer sequences than processes
+        first, second = (single._graph(0, second_order=False) for _ in range(2))
         zero = torch.zeros((), dtype=single.dtype, device=single.device)
         one, two = (single.selection.flatten(g.gradient(), like=zero) for g in (first, second))
         change = max(
@@ -275,10 +275,9 @@ def _gradient_at(operator: CurvatureOperator, offset: torch.Tensor) -> torch.Ten
         for leaf, block in zip(point.leaves(), selection.split(inside), strict=True)
     )
     total, terms = torch.zeros_like(offset), 0.0
-    for batch in operator.batches:
-        mean, count = point.call(operator.loss_function, shifted, batch)
-        if mean.requires_grad:
-            blocks = torch.autograd.grad(mean, shifted, allow_unused=True)
+    for piece in operator.pieces:
+        with told("a gradient in float64"):
+            count, blocks = operator.gradient_of(piece, shifted)
             total.add_(selection.flatten(blocks, like=offset), alpha=count)
         terms += count
     operator.group.sum_(total)

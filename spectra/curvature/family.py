@@ -47,12 +47,14 @@ class Curvature(SymmetricOperator):
         *,
         reduce: str,
         graph: GraphPolicy,
+        micro_batch: int | None = None,
     ) -> None:
         self.kind, self.point, self.loss_function = kind, point, loss
         self.batches, self.reduce, self.graph = batches, reduce, graph
+        self.micro_batch = micro_batch
         self.surface = point.surface.name
         self.group: Group | None = None
-        self.mean = kind(point, loss, batches, graph=graph)
+        self.mean = kind(point, loss, batches, graph=graph, micro_batch=micro_batch)
         self.dim, self.dtype, self.device = self.mean.dim, self.mean.dtype, self.mean.device
 
     @property
@@ -91,9 +93,14 @@ class Curvature(SymmetricOperator):
 
     def _make(self, batches: tuple[Any, ...], graph: GraphPolicy, first: int) -> CurvatureOperator:
         data = self.point, self.loss_function, batches
+        how: dict[str, Any] = {
+            "graph": graph,
+            "micro_batch": self.micro_batch,
+            "first_batch": first,
+        }
         if self.group is None:
-            return self.kind(*data, graph=graph, first_batch=first)
-        return Spread(self.kind, *data, group=self.group, graph=graph, first_batch=first)
+            return self.kind(*data, **how)
+        return Spread(self.kind, *data, group=self.group, **how)
 
     def spread(self, group: Group) -> Curvature:
         """Return this family with the data of every operator shared over the processes of `group`.
@@ -144,6 +151,8 @@ class Curvature(SymmetricOperator):
             "proximal": self.point.surface.proximal,
             "reduce": self.reduce,
             "graph": self.mean.graph,
+            "micro_batch": self.mean.micro_batch,
+            "matmul_precision": self.point.matmul_precision,
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": str(self.device),
             "attention": self.point.attention,
@@ -162,8 +171,10 @@ def family(
     reduce: str,
     loss: LossFunction | Loss | None,
     graph: GraphPolicy,
+    micro_batch: int | None = None,
     dtype: str | torch.dtype | None,
     proximal: float,
+    matmul_precision: str = "highest",
 ) -> Curvature:
     """Assemble a `Curvature`; the arguments are those of `spectra.hessian`."""
     module = model if isinstance(model, nn.Module) else getattr(model, "model", None)
@@ -178,6 +189,7 @@ def family(
         selection,
         None if dtype is None else as_dtype(dtype),
         surface=Surface(module, selection, surface, proximal=proximal),
+        matmul_precision=matmul_precision,
     )
     batches = as_batches(data)
     if loss is not None:
@@ -189,6 +201,7 @@ def family(
         batches,
         reduce=reduce,
         graph=graph,
+        micro_batch=micro_batch,
     )
 
 

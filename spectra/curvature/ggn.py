@@ -4,9 +4,8 @@ H_out = ∇²_z ℓ, J = ∂z/∂θ. The Hessian is G plus Σ_i (∂ℓ/∂z_i) 
 semidefinite, so whatever is negative in the Hessian is in that second sum (Schraudolph, Fast
 curvature matrix-vector products, 2002).
 
-J v comes from the transpose: s(u) = Jᵀu is linear in u, so J v = ∂⟨s(u), v⟩/∂u. The graphs of z and
-of s(u) are kept, and a product is one backward through each: in units of a gradient 2/3 for J v and
-2/3 for Jᵀ c, together 4/3.
+J v comes from the transpose (`jacobian`). The graphs of z and of Jᵀu are kept, and a product is one
+backward through each: in units of a gradient 2/3 for J v and 2/3 for Jᵀ c, together 4/3.
 
 A causal language model is split at the logits, H_out = (diag P − P Pᵀ)/N for each position that
 counts. The head is linear, so the graph ends at the last hidden states and the head is applied in
@@ -23,68 +22,28 @@ from typing import Any
 import torch
 from torch import nn
 
-from spectra.curvature import cross_entropy
-from spectra.curvature.failures import refuse_truncated
+from spectra.curvature.blockwise import BlockwiseGraph
+from spectra.curvature.cotangents import Maybe, Totals
 from spectra.curvature.family import Curvature, family
-from spectra.curvature.loss import LanguageModelLoss, Loss, Rows, SplitLoss, mean_and_count
+from spectra.curvature.jacobian import (
+    Jacobian,
+    OutputCurvature,
+    autograd_curvature,
+    softmax_curvature,
+)
+from spectra.curvature.loss import LanguageModelLoss, Loss, SplitLoss, mean_and_count
 from spectra.curvature.operator import BatchGraph, Blocks, CurvatureOperator, GraphPolicy
 from spectra.curvature.point import Point
-from spectra.curvature.softmax_attention import cotangents_alone
+from spectra.curvature.stages import NotAChainError, Skeleton, blocks_of, standing_in
 from spectra.errors import UsageError
 
 Tensor = torch.Tensor
-# (tangent of z or None, tangents of the leaves) -> (cotangent of z, further blocks by leaf index)
-OutputCurvature = Callable[
-    [Tensor | None, Sequence[Tensor]], tuple[Tensor | None, dict[int, Tensor]]
-]
-
-
-class _Jacobian:
-    """Products with J and Jᵀ on kept graphs."""
-
-    def __init__(self, z: Tensor, leaves: tuple[Tensor, ...]) -> None:
-        self.z, self.leaves = z, leaves
-        self.transposed: Blocks = [None] * len(leaves)
-        if z.requires_grad:
-            self.u = torch.zeros_like(z, requires_grad=True)
-            self.transposed = torch.autograd.grad(
-                z, leaves, self.u, create_graph=True, allow_unused=True
-            )
-            refuse_truncated(self.transposed, "the Gauss-Newton matrix")
-
-    def forward(self, blocks: Sequence[Tensor], *, batched: bool) -> Tensor | None:
-        active = [
-            (s, block)
-            for s, block in zip(self.transposed, blocks, strict=True)
-            if s is not None and s.requires_grad
-        ]
-        if not active:
-            return None
-        outputs, tangents = zip(*active, strict=True)
-        with cotangents_alone():
-            return torch.autograd.grad(
-                outputs, self.u, tangents, retain_graph=True, is_grads_batched=batched
-            )[0]
-
-    def backward(self, cotangent: Tensor | None, *, batched: bool) -> list[Tensor | None]:
-        if cotangent is None or not self.z.requires_grad:
-            return [None] * len(self.leaves)
-        return list(
-            torch.autograd.grad(
-                self.z,
-                self.leaves,
-                cotangent,
-                retain_graph=True,
-                allow_unused=True,
-                is_grads_batched=batched,
-            )
-        )
 
 
 class _GGNGraph:
     def __init__(self, point: Point, loss: Loss, batch: Any, *, second_order: bool) -> None:
         self.leaves = point.leaves()
-        self.jacobian: _Jacobian | None = None
+        self.jacobian: Jacobian | None = None
         self.curvature: OutputCurvature
         self.loss, self.count, self.gradients = point.call(
             self._first_order, self.leaves, loss, batch, second_order
@@ -106,11 +65,11 @@ class _GGNGraph:
                 mean, self.leaves, retain_graph=second_order, allow_unused=True
             )
         if second_order:
-            self.jacobian = _Jacobian(z, self.leaves)
+            self.jacobian = Jacobian(z, self.leaves)
             if isinstance(loss, LanguageModelLoss):
-                self.curvature = _softmax_curvature(rows, loss.memory, self.leaves)
+                self.curvature = softmax_curvature(rows, loss.memory, self.leaves)
             else:
-                self.curvature = _autograd_curvature(z, loss, batch)
+                self.curvature = autograd_curvature(z, loss, batch)
         return float(mean.detach()), count, gradients
 
     def gradient(self) -> Blocks:
@@ -142,62 +101,33 @@ class _GGNGraph:
         return (torch.stack(cotangents) if cotangents else None), further
 
 
-def _softmax_curvature(
-    rows: Rows, memory: cross_entropy.Memory, leaves: tuple[Tensor, ...]
-) -> OutputCurvature:
-    h, weight, bias = rows.values.detach(), rows.weight, rows.bias
-    if weight is None:
-        wide = h if h.dtype == torch.float64 else h.to(torch.float32)
-        P = torch.softmax(wide, 1)
+class BlockwiseGGN(BlockwiseGraph):
+    """The Gauss-Newton matrix, block by block."""
 
-        def of_logits(
-            tangent: Tensor | None, _: Sequence[Tensor]
-        ) -> tuple[Tensor | None, dict[int, Tensor]]:
-            if tangent is None:
-                return None, {}
-            Z = tangent.to(P.dtype)
-            D = P * (Z - (P * Z).sum(-1, keepdim=True)) / len(P)
-            return D.to(h.dtype), {}
+    needs_slopes = False
 
-        return of_logits
-    own = {id(leaf): index for index, leaf in enumerate(leaves)}
-    at_weight, at_bias = own.get(id(weight)), own.get(id(bias))
-    frozen = weight.detach(), None if bias is None else bias.detach()
-    with torch.no_grad():
-        probabilities = cross_entropy.Probabilities(h, *frozen, rows.targets, memory)
-
-    def of_head(
-        tangent: Tensor | None, blocks: Sequence[Tensor]
-    ) -> tuple[Tensor | None, dict[int, Tensor]]:
-        tangents = (
-            tangent,
-            None if at_weight is None else blocks[at_weight],
-            None if at_bias is None else blocks[at_bias],
-        )
-        with torch.no_grad():
-            c, c_weight, c_bias = cross_entropy.gauss_newton_head(
-                probabilities, h, *frozen, tangents
-            )
-        pairs = ((at_weight, c_weight), (at_bias, c_bias))
-        return c, {i: block for i, block in pairs if i is not None and block is not None}
-
-    return of_head
-
-
-def _autograd_curvature(z: Tensor, loss: SplitLoss, batch: Any) -> OutputCurvature:
-    inner = z.detach().requires_grad_()
-    mean, _ = mean_and_count(loss.loss(inner, batch))
-    (slope,) = torch.autograd.grad(mean, inner, create_graph=True)
-    refuse_truncated([slope], "the loss of the output")
-
-    def of_output(
-        tangent: Tensor | None, _: Sequence[Tensor]
-    ) -> tuple[Tensor | None, dict[int, Tensor]]:
-        if tangent is None or not slope.requires_grad:
-            return None, {}
-        return torch.autograd.grad(slope, inner, tangent, retain_graph=True)[0], {}
-
-    return of_output
+    def _head(
+        self,
+        model: nn.Module,
+        tangents: list[Maybe],
+        vectors: list[Sequence[Tensor]],
+        totals: list[Totals],
+    ) -> list[Maybe]:
+        assert isinstance(self.loss_function, LanguageModelLoss)
+        loss, skeleton = self.loss_function, Skeleton(self.stages)
+        with standing_in(blocks_of(model), skeleton):
+            rows = loss.rows(model, self.batch)
+        jacobian = Jacobian(rows.values, (skeleton.end, *self.leaves))
+        curvature = softmax_curvature(rows, loss.memory, self.leaves)
+        result: list[Maybe] = []
+        for tangent, vector, total in zip(tangents, vectors, totals, strict=True):
+            into = torch.zeros_like(skeleton.end) if tangent is None else tangent
+            out, further = curvature(jacobian.forward([into, *vector], batched=False), vector)
+            back = jacobian.backward(out, batched=False)
+            result.append(back[0])
+            total.add(back[1:])
+            total.add([further.get(index) for index in range(len(self.leaves))])
+        return result
 
 
 class GGNOperator(CurvatureOperator):
@@ -207,6 +137,13 @@ class GGNOperator(CurvatureOperator):
 
     def _build(self, batch: Any, *, second_order: bool) -> BatchGraph:
         return _GGNGraph(self.point, self.loss_function, batch, second_order=second_order)
+
+    def _build_blocks(
+        self, batch: Any, leaves: tuple[torch.Tensor, ...] | None = None
+    ) -> BatchGraph:
+        if not isinstance(self.loss_function, LanguageModelLoss):
+            raise NotAChainError("a loss split by callables is evaluated whole.")
+        return BlockwiseGGN(self.point, self.loss_function, batch, leaves)
 
 
 def ggn(
@@ -219,7 +156,9 @@ def ggn(
     output: Callable[[nn.Module, Any], Tensor] | None = None,
     loss: Callable[[Tensor, Any], Any] | None = None,
     graph: GraphPolicy = "auto",
+    micro_batch: int | None = None,
     dtype: str | torch.dtype | None = None,
+    matmul_precision: str = "highest",
     proximal: float = 0.0,
 ) -> Curvature:
     """Return the Gauss-Newton matrix of a model's loss on batches of data.
@@ -234,7 +173,9 @@ def ggn(
             language model, split at its logits.
         loss: `loss(output, batch)` -> scalar mean, or (sum, count); given exactly when `output` is.
         graph: As for `spectra.hessian`.
+        micro_batch: As for `spectra.hessian`.
         dtype: As for `spectra.hessian`.
+        matmul_precision: As for `spectra.hessian`.
         proximal: As for `spectra.hessian`.
 
     Returns:
@@ -260,6 +201,8 @@ def ggn(
         reduce=reduce,
         loss=split,
         graph=graph,
+        micro_batch=micro_batch,
         dtype=dtype,
+        matmul_precision=matmul_precision,
         proximal=proximal,
     )

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from spectra.curvature.blockwise import BlockwiseGraph
+from spectra.curvature.cotangents import Maybe, Tensor, Totals
 from spectra.curvature.failures import refuse_truncated
 from spectra.curvature.family import Curvature, family
 from spectra.curvature.loss import Loss, LossFunction
@@ -69,6 +71,40 @@ class _HessianGraph:
         )
 
 
+class BlockwiseHessian(BlockwiseGraph):
+    """The Hessian, block by block."""
+
+    needs_slopes = True
+
+    def _head(
+        self,
+        model: nn.Module,
+        tangents: list[Maybe],
+        vectors: list[Sequence[Tensor]],
+        totals: list[Totals],
+    ) -> list[Maybe]:
+        mean, _, end = self._ends(model)
+        inputs = (end, *self.leaves)
+        first = torch.autograd.grad(mean, inputs, create_graph=True, allow_unused=True)
+        refuse_truncated(first, "the head")
+        result: list[Maybe] = []
+        for k, (tangent, vector) in enumerate(zip(tangents, vectors, strict=True)):
+            pairs = [
+                (f, t)
+                for f, t in zip(first, (tangent, *vector), strict=True)
+                if f is not None and t is not None and f.requires_grad
+            ]
+            found: Sequence[Maybe] = [None] * len(inputs)
+            if pairs:
+                outputs, given = zip(*pairs, strict=True)
+                found = torch.autograd.grad(
+                    outputs, inputs, given, retain_graph=k + 1 < len(vectors), allow_unused=True
+                )
+            totals[k].add(found[1:])
+            result.append(found[0])
+        return result
+
+
 class HessianOperator(CurvatureOperator):
     """Hessian of the mean loss over a set of batches; 2.0 gradients a product with kept graphs."""
 
@@ -76,6 +112,11 @@ class HessianOperator(CurvatureOperator):
 
     def _build(self, batch: Any, *, second_order: bool) -> BatchGraph:
         return _HessianGraph(self.point, self.loss_function, batch, second_order=second_order)
+
+    def _build_blocks(
+        self, batch: Any, leaves: tuple[torch.Tensor, ...] | None = None
+    ) -> BatchGraph:
+        return BlockwiseHessian(self.point, self.loss_function, batch, leaves)
 
 
 def hessian(
@@ -87,7 +128,9 @@ def hessian(
     reduce: str = "per_batch",
     loss: LossFunction | None = None,
     graph: GraphPolicy = "auto",
+    micro_batch: int | None = None,
     dtype: str | torch.dtype | None = None,
+    matmul_precision: str = "highest",
     proximal: float = 0.0,
 ) -> Curvature:
     """Return the Hessian of a model's loss on batches of data.
@@ -104,8 +147,12 @@ def hessian(
         reduce: "per_batch" (one operator a batch) or "mean" (one over all); what
             `num_operators()` and `operators()` follow.
         loss: `loss(model, batch)` -> scalar mean, or (sum, count); None for the next-token loss.
-        graph: "keep", "recompute", or "auto".
+        graph: "keep", "recompute", "blocks", or "auto"; see `spectra.curvature.graphs`.
+        micro_batch: Rows (sequences) of a batch that share a graph; None for all. The result is the
+            same up to rounding.
         dtype: dtype of evaluation and vectors; None for the parameters' own.
+        matmul_precision: Of float32 matrix products on devices that have a faster one: "highest"
+            (float32), "high" (TF32), "medium" (bfloat16); see torch.set_float32_matmul_precision.
         proximal: γ of a penalty γ/2 ‖W − Q(W)‖², Q(W) constant: γ more on quantized coordinates.
 
     Returns:
@@ -124,6 +171,8 @@ def hessian(
         reduce=reduce,
         loss=loss,
         graph=graph,
+        micro_batch=micro_batch,
         dtype=dtype,
+        matmul_precision=matmul_precision,
         proximal=proximal,
     )

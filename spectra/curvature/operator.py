@@ -1,103 +1,55 @@
-"""What Hessian and Gauss-Newton operators share: batches, their graphs, weights and bookkeeping.
+"""What Hessian and Gauss-Newton operators share: products, weights of batches, and what is known.
 
 An operator belongs to one set of batches: A = Σ_b (N_b/N) A_b with N_b terms in batch b. Each A_b
 is a linear map whose graph depends on the parameters and the batch alone. Neither changes while
-Lanczos runs, so the graph may be kept and used for every product:
+Lanczos runs, so the graph may be kept and used for every product, or built again in each; `graphs`
+lists the ways and their costs, `holder` decides and falls back.
 
-    keep       first forward and backward once; a product is the second backward alone
-    recompute  both are done again within each product and freed after it: the memory of one graph
-               whatever the number of batches
-    auto       keep, unless the graphs of all batches together would not fit
-
-Changing a parameter in place under a kept graph is noticed by autograd.
+Changing a parameter in place under a kept graph is noticed by autograd, which then refuses.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal, Protocol, get_args
+from typing import Any
 
 import torch
 
 from spectra.curvature.batches import move
-from spectra.curvature.failures import free_bytes, give_back, told, used_bytes
-from spectra.curvature.loss import Loss
-from spectra.curvature.point import Point
+from spectra.curvature.captured import CapturedGraph, faster_captured
+from spectra.curvature.failures import told
+from spectra.curvature.graphs import BatchGraph, Blocks, GraphPolicy
+from spectra.curvature.holder import GraphHolder
+from spectra.curvature.precision import matmul_precision
 from spectra.curvature.projector import Projector
-from spectra.errors import NumericalError, UsageError
-from spectra.linalg.operator import SymmetricOperator
+from spectra.curvature.several import faster_at_once
+from spectra.errors import OutOfMemoryError, UsageError
 from spectra.parallel.group import Group
 from spectra.parallel.launched import Place
 
-GraphPolicy = Literal["auto", "keep", "recompute"]
-Blocks = Sequence[torch.Tensor | None]
-
-_HEADROOM = 0.7  # of the free memory, for graphs; the rest is for Lanczos vectors and temporaries
+__all__ = ["BatchGraph", "Blocks", "CurvatureOperator", "GraphPolicy"]
 
 
-class BatchGraph(Protocol):
-    """One batch's loss, gradient and linear map."""
-
-    loss: float
-    count: float
-
-    def gradient(self) -> Blocks:
-        """Return the gradient of the batch's mean loss, a block for each selected parameter."""
-
-    def product(self, blocks: Sequence[torch.Tensor], *, batched: bool, last: bool) -> Blocks:
-        """Return the product with a vector given in blocks.
-
-        Args:
-            blocks: One tensor of each parameter's shape, or (k, *shape) when `batched`.
-            batched: Whether k vectors come at once.
-            last: Whether the graph may be freed.
-        """
-
-
-class CurvatureOperator(SymmetricOperator):
+class CurvatureOperator(GraphHolder):
     """A symmetric map of the selected parameters, the count-weighted mean over batches.
 
     Attributes:
-        point: Model, selection, surface, dtype and device.
-        batches: The batches.
-        graph: The policy in force; "auto" is decided by `prepare`.
-        graph_bytes: Memory of all kept graphs together, once measured.
-        batched_products: Whether `matvecs` sends several vectors through the graph at once.
-        notes, group: What a reader should know; the processes that share the data, mostly one.
+        batched_products: Whether `matvecs` sends several vectors through kept graphs at once. None
+            on a GPU until the first `matvecs` has measured which is faster. On the CPU it is off:
+            measured slower there, and a choice by the clock would change the rounding of a resumed
+            run.
+        captured_products: Whether products are replayed CUDA graphs (`captured`); None on a GPU
+            until the first product has measured whether that is faster.
     """
 
-    kind = "curvature"
-    group = Group(Place())
+    group = Group(Place())  # the processes that share the data, mostly one
 
-    def __init__(
-        self,
-        point: Point,
-        loss_function: Loss,
-        batches: Sequence[Any],
-        *,
-        graph: GraphPolicy = "auto",
-        first_batch: int = 0,
-    ) -> None:
-        if graph not in get_args(GraphPolicy):
-            raise UsageError(f"graph={graph!r} is not known; pass auto, keep or recompute.")
-        if not batches:
-            raise UsageError("0 batches were given; a curvature operator needs at least one.")
-        self.point, self.loss_function = point, loss_function
-        self.batches = tuple(batches)
-        self.selection = point.selection
-        self.dim, self.dtype, self.device = self.selection.dim, point.dtype, point.device
-        self.graph: GraphPolicy = graph
-        self.graph_bytes: int | None = None
-        self.batched_products = self.device.type == "cuda"
-        self.notes: list[str] = []
-        self._first = first_batch
-        self._graphs: list[BatchGraph] = []
-        self._counts: list[float] = []
-        self._losses: list[float] = []
-        self._grad_norm = math.nan
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Take the arguments of `GraphHolder`."""
+        super().__init__(*args, **kwargs)
+        self.batched_products: bool | None = None if self.device.type == "cuda" else False
+        self.captured_products: bool | None = None if self.device.type == "cuda" else False
 
     @property
     def keep(self) -> torch.Tensor | Projector | None:
@@ -109,88 +61,6 @@ class CurvatureOperator(SymmetricOperator):
         """Number of coordinates that are not masked; the rank of a projector."""
         return self.point.surface.dim_unmasked
 
-    # What a kind of curvature provides.
-
-    @abstractmethod
-    def _build(self, batch: Any, *, second_order: bool) -> BatchGraph:
-        """Return the graph of one batch; without `second_order` only loss and gradient are used."""
-
-    # Preparation.
-
-    @property
-    def prepared(self) -> bool:
-        """Whether losses, gradient and (under "keep") graphs are there."""
-        return len(self._counts) == len(self.batches)
-
-    def prepare(self) -> None:
-        """Evaluate every batch once and, under "keep", keep its graph.
-
-        Raises:
-            NumericalError: If a loss is not finite.
-            OutOfMemoryError: If a graph does not fit.
-        """
-        if self.prepared and (self._graphs or self.graph == "recompute"):
-            return
-        self.release()
-        self._counts, self._losses = [], []
-        total = self._zero(self.dim)
-        before = used_bytes(self.device)
-        for position in range(len(self.batches)):
-            graph = self._graph(position, second_order=self.graph != "recompute")
-            self._counts.append(graph.count)
-            self._losses.append(graph.loss)
-            self._accumulate(total, graph)
-            if self.graph != "recompute":
-                self._graphs.append(graph)
-                del graph
-                self._decide(position, used_bytes(self.device) - before)
-        if self.graph == "auto":
-            self.graph = "keep"
-        self.point.surface.restrict_(total)
-        norm = torch.linalg.vector_norm(total, dtype=torch.float64)
-        self._grad_norm = float(norm) / math.fsum(self._counts)
-
-    def _zero(self, *shape: int) -> torch.Tensor:
-        return torch.zeros(shape, dtype=self.dtype, device=self.device)
-
-    def _accumulate(self, total: torch.Tensor, graph: BatchGraph) -> None:
-        blocks = graph.gradient()
-        for (_, place), block in zip(self.selection.slices(), blocks, strict=True):
-            if block is not None:
-                total[place].add_(block.reshape(-1), alpha=graph.count)
-
-    def _decide(self, position: int, spent: int) -> None:
-        built, batches = position + 1, len(self.batches)
-        self.graph_bytes = max(spent, 0) * batches // built
-        if self.graph != "auto" or built == batches:
-            return
-        needed = max(spent, 0) / built * (batches - built)
-        if needed > _HEADROOM * free_bytes(self.device):
-            self.graph = "recompute"
-            self._graphs.clear()
-            self.notes.append(
-                f"the graphs of {batches} batches (about {self.graph_bytes / 2**30:.1f} GiB) do "
-                "not fit together: each product rebuilds them, at 3 gradients instead of 2"
-            )
-
-    def release(self) -> None:
-        """Free the kept graphs; the next product builds them again."""
-        if self._graphs:
-            self._graphs.clear()
-            give_back(self.device)
-
-    def _graph(self, position: int, *, second_order: bool) -> BatchGraph:
-        number = self._first + position
-        with told(f"the {self.kind} of batch {number} ({self.dim:,} parameters)"):
-            graph = self._build(self.batches[position], second_order=second_order)
-        if not math.isfinite(graph.loss):
-            raise NumericalError(
-                f"the loss of batch {number} is {graph.loss}; a curvature needs a finite loss: "
-                "look for NaN or Inf in the weights, or use a wider dtype than "
-                f"{str(self.dtype).removeprefix('torch.')}."
-            )
-        return graph
-
     # Products.
 
     def matvec(self, v: torch.Tensor) -> torch.Tensor:
@@ -200,21 +70,57 @@ class CurvatureOperator(SymmetricOperator):
             UsageError: If `v` is not of length `dim`.
         """
         self._check_shape(v, (self.dim,))
-        return self._product(v.to(self.device, self.dtype), batched=False)
+        v = v.to(self.device, self.dtype)
+        if self.captured_products is not False:
+            self._consider_capture(v)
+        return self._product(v, batched=False)
+
+    def _consider_capture(self, v: torch.Tensor) -> None:
+        """Replace graphs that are kept on a GPU by captured ones where these are faster."""
+        self.prepare()
+        if self.graph != "keep" or isinstance(self._graphs[0], CapturedGraph):
+            return
+        try:
+            with matmul_precision(self.point.matmul_precision):
+                found = faster_captured(self, v)
+        except OutOfMemoryError:  # the product itself meets it again, and goes on
+            found = None
+        self.captured_products = found is not None
+        if found is not None:
+            self._graphs = found
 
     def matvecs(self, V: torch.Tensor) -> torch.Tensor:
-        """Return A applied to the rows of `V`, (k, dim); all at once where `batched_products`."""
+        """Return A applied to the rows of `V`, (k, dim); all at once where `batched_products`.
+
+        Graphs that are rebuilt are shared by all rows in any case.
+        """
         self._check_shape(V, (len(V), self.dim))
-        if self.batched_products and len(V) > 1:
-            try:
-                with warnings.catch_warnings():
-                    warnings.filterwarnings("ignore", message=".*performance drop.*")
-                    return self._product(V.to(self.device, self.dtype), batched=True)
-            except (RuntimeError, torch.OutOfMemoryError) as error:
-                self.batched_products = False
-                reason = str(error).splitlines()[0][:120]
-                self.notes.append(f"several vectors at once failed ({reason}); one at a time")
-        return super().matvecs(V)
+        V = V.to(self.device, self.dtype)
+        self.prepare()
+        if len(V) > 1 and self.graph == "keep" and self.batched_products is not False:
+            result = self._at_once(V)
+            if result is not None:
+                return result
+        if self.graph == "blocks":
+            return self._product(V, batched=True)
+        return self._fitting(lambda: self._each_alone(V))
+
+    def _at_once(self, V: torch.Tensor) -> torch.Tensor | None:
+        """Return the products in one call if that is faster and works, else None."""
+        if self.batched_products is None:
+            with matmul_precision(self.point.matmul_precision):
+                self.batched_products = faster_at_once(self, V)
+            if not self.batched_products:
+                return None
+        try:
+            with warnings.catch_warnings(), matmul_precision(self.point.matmul_precision):
+                warnings.filterwarnings("ignore", message=".*performance drop.*")
+                return self._attempt(V, batched=True)
+        except (RuntimeError, OutOfMemoryError) as error:
+            reason = str(error).splitlines()[0][:120]
+        self.batched_products = False
+        self._note(f"several vectors at once failed ({reason}); one at a time")
+        return None
 
     def _check_shape(self, v: torch.Tensor, shape: tuple[int, ...]) -> None:
         if v.shape != shape:
@@ -223,43 +129,69 @@ class CurvatureOperator(SymmetricOperator):
             )
 
     def _product(self, v: torch.Tensor, *, batched: bool) -> torch.Tensor:
-        self.prepare()
-        surface = self.point.surface
-        blocks = self.selection.split(surface.restrict(v))
-        total, result = sum(self._counts), None
-        for graph, last in self._each_graph():
-            with told(f"a product with the {self.kind} ({self.dim:,} parameters)"):
-                out = graph.product(blocks, batched=batched, last=last)
-                flat = self.selection.flatten(out, like=v, lead=v.shape[:-1])
+        return self._fitting(lambda: self._attempt(v, batched=batched))
+
+    def _each_alone(self, V: torch.Tensor) -> torch.Tensor:
+        return self._mean([self._inside(v) for v in V], V, batched=False)
+
+    def _attempt(self, v: torch.Tensor, *, batched: bool) -> torch.Tensor:
+        return self._mean([self._inside(v)], v, batched=batched)
+
+    def _inside(self, v: torch.Tensor) -> list[torch.Tensor]:
+        return list(self.selection.split(self.point.surface.restrict(v)))
+
+    def _mean(
+        self, vectors: list[list[torch.Tensor]], v: torch.Tensor, *, batched: bool
+    ) -> torch.Tensor:
+        """Return the products with each of `vectors`, in the shape of `v`."""
+        self._prepare()
+        lead = v.shape[:-1] if len(vectors) == 1 else ()
+        total = math.fsum(self._counts)
+        results: list[torch.Tensor | None] = [None] * len(vectors)
+        for graph, freed in self._each_graph():
             share = graph.count / total
-            if result is None:
-                result = flat if share == 1 else flat.mul_(share)
-            else:
-                result.add_(flat, alpha=share)
-        assert result is not None
+            for k, blocks in enumerate(vectors):
+                with told(f"a product with the {self.kind} ({self.dim:,} parameters)"):
+                    last = freed and k == len(vectors) - 1
+                    out = graph.product(blocks, batched=batched, last=last)
+                    flat = self.selection.flatten(out, like=v, lead=lead)
+                    before = results[k]
+                    if before is not None:
+                        before.add_(flat, alpha=share)
+                    else:
+                        results[k] = flat if share == 1 else flat.mul_(share)
+        found = [result for result in results if result is not None]
+        result = found[0] if len(vectors) == 1 else torch.stack(found)
+        surface = self.point.surface
         return surface.shift_(surface.restrict_(result), v)
 
-    def _each_graph(self) -> Iterator[tuple[BatchGraph, bool]]:
-        if self.graph == "recompute":
-            for position in range(len(self.batches)):
-                yield self._graph(position, second_order=True), True
-        else:
-            for graph in self._graphs:
-                yield graph, False
-
     # What `prepare` found.
+
     @property
     def gradient(self) -> torch.Tensor:
         """Gradient of the mean loss, (dim,), masked as the surface has it, without a penalty's.
 
         Computed anew where no graphs are kept.
         """
-        self.prepare()
-        total = self._zero(self.dim)
-        for position in range(len(self.batches)):
+        return self._fitting(self._gradient)
+
+    def _gradient(self) -> torch.Tensor:
+        self._prepare()
+        total = torch.zeros(self.dim, dtype=self.dtype, device=self.device)
+        for position in range(len(self.pieces)):
             kept = self._graphs[position] if self._graphs else None
             self._accumulate(total, kept or self._graph(position, second_order=False))
         return self.point.surface.restrict_(total).div_(math.fsum(self._counts))
+
+    def gradient_of(self, piece: Any, leaves: tuple[torch.Tensor, ...]) -> tuple[float, Blocks]:
+        """Return the count of one of `pieces`, and the gradient of its mean loss at `leaves`."""
+        if self.graph == "blocks":
+            graph = self._build_blocks(piece, leaves)
+            return graph.count, graph.gradient()
+        mean, count = self.point.call(self.loss_function, leaves, piece)
+        if not mean.requires_grad:
+            return count, [None] * len(leaves)
+        return count, torch.autograd.grad(mean, leaves, allow_unused=True)
 
     @property
     def loss(self) -> float:
@@ -290,11 +222,18 @@ class CurvatureOperator(SymmetricOperator):
         return round(math.fsum(self._counts))
 
     def with_dtype(self, dtype: torch.dtype) -> CurvatureOperator:
-        """Return the same operator evaluated in `dtype`, rebuilding its graphs in each product."""
+        """Return the same operator evaluated in `dtype`, rebuilding its graphs in each product.
+
+        Block by block where this one does so, and with the same micro-batches.
+        """
         return type(self)(
             self.point.with_dtype(dtype),
             self.loss_function,
             tuple(move(batch, self.device, dtype) for batch in self.batches),
-            graph="recompute",
+            graph=self._rebuilt(),
+            micro_batch=self.micro_batch,
             first_batch=self._first,
         )
+
+    def _rebuilt(self) -> GraphPolicy:
+        return "blocks" if self.graph == "blocks" else "recompute"

@@ -20,7 +20,7 @@ from torch import nn
 
 from spectra.curvature.attention import choose_attention, evaluation
 from spectra.curvature.params import Selection
-from spectra.curvature.precision import working_precision
+from spectra.curvature.precision import check_matmul_precision, working_precision
 from spectra.curvature.surface import Surface
 from spectra.errors import UsageError
 
@@ -48,6 +48,7 @@ class Point:
         surface: What stands in the place of quantized weights, and the mask.
         device: The one device of all parameters.
         attention: Attention implementation set during a forward, None to leave it.
+        matmul_precision: Of float32 matrix products: "highest", "high" or "medium".
         notes: What a reader should know about the evaluation.
 
     Raises:
@@ -62,8 +63,10 @@ class Point:
         dtype: torch.dtype | None = None,
         *,
         surface: Surface | None = None,
+        matmul_precision: str = "highest",
     ) -> None:
         self.model = model
+        self.matmul_precision = check_matmul_precision(matmul_precision)
         self.selection = selection
         self.device = _one_device(model)
         self.surface = surface or Surface(model, selection)
@@ -74,7 +77,13 @@ class Point:
 
     def with_dtype(self, dtype: torch.dtype) -> Point:
         """Return the same point, with the same Q(W) and mask, evaluated in another dtype."""
-        other = Point(self.model, self.selection, dtype, surface=self.surface)
+        other = Point(
+            self.model,
+            self.selection,
+            dtype,
+            surface=self.surface,
+            matmul_precision=self.matmul_precision,
+        )
         other.attention = self.attention
         return other
 

@@ -74,3 +74,34 @@ def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
             f"dtype={dtype!r} is no floating-point type; pass float32, float64 or bfloat16."
         )
     return found
+
+
+MATMUL_PRECISIONS = ("highest", "high", "medium")
+
+
+def check_matmul_precision(name: str) -> str:
+    """Return `name` if torch knows it as a precision of float32 matrix products.
+
+    Raises:
+        UsageError: If it does not.
+    """
+    if name not in MATMUL_PRECISIONS:
+        raise UsageError(
+            f"matmul_precision={name!r} is not one of {', '.join(MATMUL_PRECISIONS)}: highest is "
+            "float32, high TF32 or two bfloat16 parts, medium one bfloat16 part."
+        )
+    return name
+
+
+@contextlib.contextmanager
+def matmul_precision(name: str) -> Iterator[None]:
+    """Let float32 matrix products round their operands as `name` says; put back what was set.
+
+    Products in other types are as they are: the float64 reference of a product error too.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(name)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

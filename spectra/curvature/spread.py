@@ -26,7 +26,7 @@ import torch
 
 from spectra.curvature.batches import IGNORED, move, unpack
 from spectra.curvature.loss import LanguageModelLoss, Loss
-from spectra.curvature.operator import BatchGraph, CurvatureOperator, GraphPolicy
+from spectra.curvature.operator import BatchGraph, CurvatureOperator
 from spectra.curvature.point import Point
 from spectra.parallel import Group
 
@@ -48,19 +48,16 @@ class Spread(CurvatureOperator):
         batches: Sequence[Any],
         *,
         group: Group,
-        graph: GraphPolicy = "auto",
-        first_batch: int = 0,
+        **how: Any,
     ) -> None:
-        super().__init__(point, loss_function, batches, graph=graph, first_batch=first_batch)
+        super().__init__(point, loss_function, batches, **how)
         self.made, self.group, self.all_batches = made, group, self.batches
         self.kind = made.kind
         units = [_sequences(batch, point, loss_function) for batch in self.batches]
         self.batches = tuple(_share(self.batches, units, group, point))
         self.own: CurvatureOperator | None = None
         if self.batches:
-            self.own = made(
-                point, loss_function, self.batches, graph=graph, first_batch=first_batch
-            )
+            self.own = made(point, loss_function, self.batches, **how)
         if sum(units) < group.size:
             self.notes.append(
                 f"{sum(units)} of {group.size} processes have a sequence to differentiate; the "
@@ -72,6 +69,12 @@ class Spread(CurvatureOperator):
         assert self.own is not None
         return self.own._build(batch, second_order=second_order)
 
+    def _build_blocks(
+        self, batch: Any, leaves: tuple[torch.Tensor, ...] | None = None
+    ) -> BatchGraph:
+        assert self.own is not None
+        return self.own._build_blocks(batch, leaves)
+
     @property
     def prepared(self) -> bool:
         """Whether losses, gradient and (under "keep") graphs are there."""
@@ -82,6 +85,7 @@ class Spread(CurvatureOperator):
         if self.own is not None:
             self.own.prepare()
             self.graph, self.graph_bytes = self.own.graph, self.own.graph_bytes
+            self.micro_batch = self.own.micro_batch
         if self._agreed:
             return
         counts = [] if self.own is None else self.own._counts
@@ -106,17 +110,23 @@ class Spread(CurvatureOperator):
         found = self.own.matvec(V[0])[None] if one else self.own.matvecs(V)
         return found.mul_(self._mine / self._terms)
 
-    def _product(self, v: torch.Tensor, *, batched: bool) -> torch.Tensor:
-        found = self.partial_product(v if batched else v[None])
-        total = self.group.sum_(found)
-        return total if batched else total[0]
+    def matvec(self, v: torch.Tensor) -> torch.Tensor:
+        """Return A v, (dim,), on every process."""
+        self._check_shape(v, (self.dim,))
+        return self.matvecs(v[None])[0]
+
+    def matvecs(self, V: torch.Tensor) -> torch.Tensor:
+        """Return A applied to the rows of `V`, (k, dim), on every process."""
+        self._check_shape(V, (len(V), self.dim))
+        return self.group.sum_(self.partial_product(V.to(self.device, self.dtype)))
 
     @property
     def gradient(self) -> torch.Tensor:
         """Gradient of the mean loss over all processes, (dim,), masked as the surface has it."""
         self.prepare()
         if self.own is None:
-            return self.group.sum_(self._zero(self.dim))
+            zero = torch.zeros(self.dim, dtype=self.dtype, device=self.device)
+            return self.group.sum_(zero)
         return self.group.sum_(self.own.gradient.mul_(self._mine / self._terms))
 
     @property
@@ -147,7 +157,8 @@ class Spread(CurvatureOperator):
             self.loss_function,
             tuple(move(batch, self.device, dtype) for batch in self.all_batches),
             group=self.group,
-            graph="recompute",
+            graph=self._rebuilt(),
+            micro_batch=self.micro_batch,
             first_batch=self._first,
         )
 
@@ -157,7 +168,8 @@ class Spread(CurvatureOperator):
             self.point,
             self.loss_function,
             self.all_batches,
-            graph="recompute",
+            graph=self._rebuilt(),
+            micro_batch=self.micro_batch,
             first_batch=self._first,
         )
 

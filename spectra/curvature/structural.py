@@ -140,8 +140,8 @@ def structural_zeros(operator: Curvature | CurvatureOperator) -> StructuralZeros
     seen = _modules(single)
     loss = _observable(single, seen)
     terms = 0.0
-    for batch in single.batches:
-        terms += _observe(single, loss, batch, seen)
+    for piece in single.pieces:
+        terms += _observe(single, loss, piece, seen)
     names = single.selection.names
     layers = tuple(
         _beside_the_mask(
@@ -190,9 +190,9 @@ def _observable(operator: CurvatureOperator, seen: dict[int, _Seen]) -> Loss:
     if any(head in one.modules for one in seen.values()):
         loss = replace(loss, split=False)
     short, point = replace(loss, shorten=True), operator.point
-    for batch in operator.batches:
+    for piece in operator.pieces:
         whole, cut = (
-            float(point.call(one, point.leaves(), batch, grad=False)[0]) for one in (loss, short)
+            float(point.call(one, point.leaves(), piece, grad=False)[0]) for one in (loss, short)
         )
         if not abs(whole - cut) <= _same(operator.dtype) * abs(whole):
             return loss

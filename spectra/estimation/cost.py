@@ -1,19 +1,21 @@
 """What an estimate will cost, counted before anything runs.
 
 Products. A matrix product of a linear weight with T tokens is 2·N·T flops forward, 6·N·T in a
-gradient and 12·N·T in a Hessian product on the kept graph (2.0 gradients; 3.0 if recomputed). The
-head's weight is not differentiated: 4·V·d·T in a gradient, 6·V·d·T in a product. Attention adds
-4·s·T·d_a forward a block (scores and values; s the columns that a block of rows may see, half of
-the sequence and half a block), 12 in a gradient, 26 in a product
-(`spectra.curvature.softmax_attention`).
+gradient and 12·N·T in a Hessian product on the kept graph (2.0 gradients; 3.0 recomputed, 4.0 block
+by block: spectra.curvature.graphs). The head's weight is not differentiated: 4·V·d·T in a gradient,
+6·V·d·T in a product. Attention adds 4·s·T·d_a forward a block (scores and values; s the columns
+that a block of rows may see, half of the sequence and half a block), 12 in a gradient, 26 in a
+product (`spectra.curvature.softmax_attention`).
 
 Memory. The kept graph holds what forward and first backward save: per block and token 20 widths,
 12 intermediate widths and s probabilities for each head (counted with saved-tensor hooks on seven
-Llama shapes, to 0.5 %; other architectures differ). The head keeps one
-probability for each token and vocabulary entry. Beside it stand the gradient and its flat copy, and
-while the product error is measured the weights and a graph in float64 instead. Where weights are
-fake-quantized, Q(W) is held at least in float32, its mask in a byte, and in half precision Q(W)
-once more in that type.
+Llama shapes, to 0.5 %; other architectures differ). The head keeps one probability for each token
+and vocabulary entry. A graph that is rebuilt is that of one micro-batch.
+Block by block, of every token two widths stand at each boundary between blocks (hidden state and
+slope), and while a micro-batch runs one block's share of a kept graph and a third width. Beside it
+stand the gradient and its flat copy, and while the product error is measured the weights and a
+graph in float64 instead. Where weights are fake-quantized, Q(W) is held at least in float32, its
+mask in a byte, and in half precision Q(W) once more in that type.
 
 Time is the flops over the rate of a matrix product measured on the spot, at the share of it that
 models reach.
@@ -21,12 +23,17 @@ models reach.
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from spectra.curvature.graphs import COSTS, GraphPolicy
 from spectra.curvature.softmax_attention import columns_seen
+from spectra.errors import SpectraError
 
 WIDTHS, INTERMEDIATES = 20, 12
 EFFICIENCY = 0.5  # of a plain matrix product's rate, reached by whole products on the CPU
@@ -58,7 +65,15 @@ class Cost:
 
 
 def count(
-    shape: ModelShape, *, tokens: int, seq_len: int, itemsize: int, kept: bool, quantized: int = 0
+    shape: ModelShape,
+    *,
+    tokens: int,
+    seq_len: int,
+    itemsize: int,
+    graph: GraphPolicy = "keep",
+    piece: int | None = None,
+    quantized: int = 0,
+    kind: str = "Hessian",
 ) -> Cost:
     """Return the cost of one product over `tokens` tokens in blocks of `seq_len`.
 
@@ -67,21 +82,60 @@ def count(
         tokens: Tokens in the operator.
         seq_len: Tokens in a block.
         itemsize: Bytes of a number.
-        kept: Whether the first-order graph is kept.
+        graph: How graphs are held.
+        piece: Tokens that share a graph; None for all.
         quantized: Number of fake-quantized weights.
+        kind: "Hessian" or "GGN".
     """
+    piece = tokens if piece is None else min(piece, tokens)
     held = max(itemsize, 4) + 1 + (itemsize if itemsize < 4 else 0)
     seen = columns_seen(seq_len)
     gradient = 6.0 * shape.linear * tokens + 4.0 * shape.head * tokens
-    attention = 2.0 * seen * tokens * shape.hidden * shape.layers
-    flops = gradient * (2 if kept else 3) + attention * (13 if kept else 19)
+    gradient += 13.0 * seen * tokens * shape.hidden * shape.layers
+    flops = gradient * COSTS[kind][graph]
     per_token = WIDTHS * shape.hidden + INTERMEDIATES * shape.intermediate + shape.heads * seen
-    graph = tokens * (shape.layers * per_token + shape.vocab) + 2 * shape.linear
+    whole = tokens if graph == "keep" else piece
+    numbers = whole * (shape.layers * per_token + shape.vocab) + 2 * shape.linear
+    if graph == "blocks":
+        between = shape.hidden * (tokens * (2 * shape.layers + 1) + piece * shape.layers)
+        numbers = between + piece * (per_token + shape.vocab) + 2 * shape.linear
     return Cost(
         flops=flops,
         weight_bytes=shape.parameters * itemsize + quantized * held,
-        graph_bytes=graph * itemsize,
-        reference_bytes=(graph + shape.parameters + 4 * shape.linear) * 8,
+        graph_bytes=numbers * itemsize,
+        reference_bytes=(numbers + shape.parameters + 4 * shape.linear) * 8,
+    )
+
+
+def shape_of(config: Any, linear: Mapping[str, tuple[int, ...]], parameters: int) -> ModelShape:
+    """Return the sizes of a language model.
+
+    Args:
+        config: Its configuration.
+        linear: Shape of the weight of each linear layer of its blocks.
+        parameters: Their number in all.
+
+    Raises:
+        SpectraError: If the configuration does not give width, blocks and vocabulary.
+    """
+    names = ("hidden_size", "num_hidden_layers", "vocab_size")
+    hidden, layers, vocab = (getattr(config, name, None) for name in names)
+    if hidden is None or layers is None or vocab is None:
+        raise SpectraError(
+            f"the configuration of {type(config).__name__} does not give width, blocks and "
+            "vocabulary; its cost cannot be counted."
+        )
+    widest = max((max(shape) for shape in linear.values()), default=hidden)
+    heads = getattr(config, "num_attention_heads", None) or getattr(config, "n_head", None) or 1
+    return ModelShape(
+        linear=sum(math.prod(shape) for shape in linear.values()),
+        head=hidden * vocab,
+        layers=layers,
+        hidden=hidden,
+        intermediate=getattr(config, "intermediate_size", None) or widest,
+        heads=int(heads),
+        vocab=vocab,
+        parameters=parameters,
     )
 
 

@@ -47,6 +47,7 @@ def identity(metadata: dict[str, Any]) -> dict[str, Any]:
         "data.sha256": metadata.get("data", {}).get("sha256"),
         "estimator.adaptive": adaptive,
         **{f"estimator.{key}": estimator.get(key) for key in ESTIMATOR_KEYS},
+        "estimator.matmul_precision": estimator.get("matmul_precision") or "highest",
         "estimator.probe_space": estimator.get("probe_space", "unmasked"),
         **{f"point.{key}": point.get(key) or 0 for key in POINT_KEYS},
         "dim_unmasked": metadata.get("dim_unmasked"),

@@ -8,6 +8,7 @@ Under torchrun every process does the same and runs its share of the probes
 
 from __future__ import annotations
 
+import logging
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,8 +20,10 @@ from spectra.checkpoint.placement import parse_device
 from spectra.curvature.family import Curvature
 from spectra.curvature.sharded import ShardedCurvature
 from spectra.data import TokenBatches, token_batches
-from spectra.errors import InputWarning, UsageError
+from spectra.errors import InputWarning, SpectraError, UsageError
 from spectra.estimation import engine
+from spectra.estimation.choice import WAYS, GraphPlan, choose_graph
+from spectra.estimation.cost import shape_of
 from spectra.estimation.output import open_output
 from spectra.estimation.request import (
     Request,
@@ -32,9 +35,12 @@ from spectra.estimation.request import (
     targeted,
     what_to_read,
 )
+from spectra.estimation.settings import DTYPES
 from spectra.estimation.sharing import refuse_adaptive
 from spectra.parallel import world
 from spectra.record import Spectrum
+
+log = logging.getLogger(__name__)
 
 DEFAULT_SEQ_LEN = 512
 
@@ -142,7 +148,7 @@ def _run(
 ) -> Spectrum:
     request, meta = opened.request, opened.checkpoint.meta
     said = as_said(request) | ({"params": facts["select"]} if facts else {})
-    operator = build_operator(request, opened.checkpoint, opened.batches)
+    operator = build_operator(_held_before(request, earlier), opened.checkpoint, opened.batches)
     operator.point.notes += opened.notes
     if _sharded(request):
         device = parse_device(world().device(request.device))
@@ -211,16 +217,71 @@ def read_data(request: Request, checkpoint: Checkpoint) -> TokenBatches:
     )
 
 
+def _held_before(request: Request, earlier: Spectrum | None) -> Request:
+    """Return the request with graphs held as in the part of the run that is done.
+
+    A run that goes on then rounds alike, and does not run out of memory a second time.
+    """
+    if earlier is None:
+        return request
+    before = earlier.metadata["estimator"]
+    graph, rows = before.get("graph"), before.get("micro_batch")
+    if request.graph == "auto" and graph in WAYS:
+        request = replace(request, graph=graph)
+    return request if request.micro_batch or not rows else replace(request, micro_batch=rows)
+
+
+def plan_graph(request: Request, checkpoint: Checkpoint, batches: TokenBatches) -> GraphPlan | None:
+    """Return how the graphs of a resolved request are to be held; None where it cannot be said."""
+    model = checkpoint.model
+    try:
+        chosen = curvature.select_parameters(model, "linear")
+        linear = dict(zip(chosen.names, chosen.shapes, strict=True))
+        shape = shape_of(model.config, linear, sum(p.numel() for p in model.parameters()))
+    except SpectraError:
+        return None
+    sizes = [batch.input_ids.shape for batch in batches]
+    rows = max(size[0] for size in sizes)
+    length = max(size[1] for size in sizes)
+    whole = sum(size.numel() for size in sizes) if request.reduce == "mean" else rows * length
+    limit = settings(request).max_memory
+    return choose_graph(
+        request.graph,  # type: ignore[arg-type]
+        shape,
+        tokens=whole,
+        seq_len=length,
+        piece=length * (rows if request.micro_batch is None else min(rows, request.micro_batch)),
+        dtype=DTYPES[request.dtype or "float32"],
+        device=next(model.parameters()).device,
+        kind="GGN" if request.curvature == "ggn" else "Hessian",
+        limit=limit,
+    )
+
+
 def build_operator(request: Request, checkpoint: Checkpoint, batches: TokenBatches) -> Curvature:
     """Return the curvature family of a resolved request."""
     build = curvature.hessian if request.curvature == "hessian" else curvature.ggn
-    return build(
+    plan = plan_graph(request, checkpoint, batches)
+    # What the plan takes to fit is measured once more by an operator over several batches.
+    graph = request.graph if plan is None or plan.graph == "keep" else plan.graph
+    family = build(
         checkpoint,
         batches,
         params=request.params,
         surface=request.surface,
         reduce=request.reduce,
-        graph=request.graph,  # type: ignore[arg-type]
+        graph=graph,  # type: ignore[arg-type]
+        micro_batch=request.micro_batch,
         dtype=request.dtype,
+        matmul_precision=request.matmul_precision,
         proximal=request.proximal or 0.0,
     )
+    if plan is not None:
+        family.point.notes += [plan.note] if plan.note else []
+        log.info(
+            "weights %.2f GB; graph %s (%s)",
+            plan.cost.weight_bytes / 1e9,
+            plan.graph,
+            ", ".join(f"{way} {cost.graph_bytes / 1e9:.2f} GB" for way, cost in plan.costs.items()),
+        )
+    return family

@@ -105,6 +105,11 @@ class Request:
     dtype: str | None = _option(
         None, "Precision of model and products: float32 (default), float64, bfloat16, float16."
     )
+    matmul_precision: str = _option(
+        "highest",
+        "Float32 matrix products: highest, or on a GPU high (TF32), medium (bfloat16); what they "
+        "cost is in the product error δ.",
+    )
     vector_dtype: str | None = _option(
         None, "Precision of the Lanczos vectors (auto: that of the products, at least float32)."
     )
@@ -116,7 +121,12 @@ class Request:
     probe_kind: str = _option("sphere", "sphere, or rademacher (traces only).")
     block_size: int = _option(1, "Probes that share one product.")
     graph: str = _option(
-        "auto", "First-order graph: keep (2 gradients a product), recompute (3), or auto."
+        "auto",
+        "First-order graph: keep (2 gradients a product), recompute (3), blocks (4, the memory of "
+        "one transformer block), or auto: the first that fits.",
+    )
+    micro_batch: int | None = _option(
+        None, "Sequences of a batch that share a graph (all); the result is the same."
     )
     device: str = _option("auto", "auto, cpu, cuda, cuda:1, ...")
     revision: str | None = _option(None, "Branch, tag or commit of a hub id.")

@@ -100,6 +100,7 @@ class Runner:
                 started = now
                 largest = max(self.slices.gather(peak.bytes)) if self.slices else peak.bytes
                 self.cost["peak_bytes"] = max(self.cost["peak_bytes"], largest)
+                self._graphs(operator)
                 if self.saved is not None:
                     self.saved(self.store)
             release = getattr(operator, "release", None)
@@ -110,6 +111,14 @@ class Runner:
         self.store.losses[batch] = operator.loss
         self.store.grad_norms[batch] = operator.grad_norm
         self.store.tokens[batch] = operator.tokens
+
+    def _graphs(self, operator: Any) -> None:
+        """Record how the operator's graphs were held, and what it found along the way."""
+        estimator, notes = self.store.metadata["estimator"], self.store.metadata["notes"]
+        for name in ("graph", "micro_batch"):
+            if hasattr(operator, name):
+                estimator[name] = getattr(operator, name)
+        notes += [note for note in getattr(operator, "notes", []) if note not in notes]
 
     def _probe(self, operator: SymmetricOperator, batch: int, index: int) -> torch.Tensor:
         on_all = self.settings.probe_space == "all"

@@ -34,6 +34,8 @@ def sections_of(
         "basis_steps": plan.kept,
         "curvature": known.get("kind"),
         "graph": known.get("graph"),
+        "micro_batch": known.get("micro_batch"),
+        "matmul_precision": known.get("matmul_precision"),
         "protocol": "spectra",
     }
     estimator.pop("max_memory")

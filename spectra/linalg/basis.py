@@ -21,6 +21,7 @@ import torch
 
 from spectra.errors import UsageError
 from spectra.linalg.space import DenseSpace, VectorSpace
+from spectra.linalg.transfers import Piece, pieces
 
 Where = Literal["device", "host", "none"]
 TILE = 1 << 20  # columns converted to the working dtype at a time, in elements of one tile
@@ -113,14 +114,14 @@ class Basis:
     def coefficients(self, x: torch.Tensor) -> torch.Tensor:
         """Return this process's part of the inner products (size,) of the rows with `x`, (n,).
 
-        Rows that are not plain are converted (and moved) in column tiles, as they are needed.
+        Rows that are not plain are converted (and moved) in pieces, as they are needed.
         """
         rows = self._rows[: self.size]
         if self.is_plain and self.size:
             return self.space.gram(rows, x)
         found = torch.zeros(self.size, dtype=self.work_dtype, device=self.work_device)
-        for tile, part in self._tiles(rows, x):
-            found += self.space.gram(self._convert(tile), part)
+        for across, along, piece in self._pieces(rows):
+            found[across] += self.space.gram(piece, x[along])
         return found
 
     def remove(self, coefficients: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -138,18 +139,23 @@ class Basis:
             self.space.subtract(rows, coefficients, x)
         else:
             coefficients = coefficients / self._scale**2
-            for tile, part in self._tiles(rows, x):
-                self.space.subtract(self._convert(tile), coefficients, part)
+            for across, along, piece in self._pieces(rows):
+                self.space.subtract(piece, coefficients[across], x[along])
         norm: torch.Tensor = torch.linalg.vector_norm(coefficients, dtype=torch.float64)
         return norm * self._scale
 
-    def _tiles(
-        self, rows: torch.Tensor, x: torch.Tensor
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        if self.size == 0:
-            return iter(())
-        width = max(1, TILE // self.size)
-        return zip(rows.split(width, dim=1), x.split(width), strict=True)
+    def _pieces(self, rows: torch.Tensor) -> Iterator[Piece]:
+        """Yield `rows` in the working type, in pieces.
+
+        Column tiles, which stay in the cache, on the device itself; rows from the host to a GPU.
+        """
+        if self._pinned:
+            yield from pieces(rows, self.work_device, self.work_dtype)
+            return
+        width = max(1, TILE // max(1, self.size))
+        for start in range(0, self.dim if self.size else 0, width):
+            along = slice(start, min(start + width, self.dim))
+            yield slice(0, self.size), along, self._convert(rows[:, along])
 
     def _convert(self, tile: torch.Tensor) -> torch.Tensor:
         return tile.to(self.work_device, self.work_dtype, non_blocking=self._pinned)

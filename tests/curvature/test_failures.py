@@ -39,6 +39,7 @@ def test_a_full_device_stops_a_product(monkeypatch):
         raise torch.OutOfMemoryError("out of memory")
 
     monkeypatch.setattr(H.mean, "_build", full)
+    monkeypatch.setattr(H.mean, "_build_blocks", full)
     with pytest.raises(OutOfMemoryError, match="Hessian of batch 0"):
         H.matvec(torch.ones(H.dim))
 

@@ -110,7 +110,7 @@ def test_policies_and_several_vectors_at_once_agree():
 
 
 def test_auto_rebuilds_graphs_that_do_not_fit_together(monkeypatch):
-    import spectra.curvature.operator as module
+    import spectra.curvature.holder as module
 
     model, batches = llama(), [batch(1, 5, seed=s) for s in range(3)]
     H = hessian(model, batches, dtype="float64")
