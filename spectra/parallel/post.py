@@ -2,7 +2,8 @@
 
 Every rank writes under keys of its own and reads those of the others; nobody blocks inside the
 store, so that a failure is seen wherever a rank waits. When an exchange is complete, all ranks have
-read the one before it, whose values are then removed.
+read the one before it, whose values are then removed. Values are pickled: who can write to the
+store can run code, as with torch's own exchanges of objects; torchrun's port is for its ranks only.
 """
 
 from __future__ import annotations
