@@ -85,10 +85,10 @@ def _training_arguments(request: TrainRequest, values: dict[str, Any]) -> Any:
         arguments = TrainingArguments(**values)
     except (ValueError, TypeError, ImportError) as error:
         raise UsageError(f"the training arguments do not fit: {error}") from None
-    if arguments.world_size != place().size:
+    if arguments.world_size == 1 < place().size:
         raise UsageError(
-            f"{place().size} processes were launched and transformers sees {arguments.world_size}: "
-            "each would train alone and write the same files; pass --use_cpu, or leave it out."
+            f"{place().size} processes were launched and transformers has not joined them: each "
+            "would train alone and write the same files; start one, or pass --use_cpu."
         )
     return arguments
 

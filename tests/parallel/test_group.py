@@ -70,6 +70,7 @@ failing("in sum", lambda: one_raises_while_the_other_waits(lambda: group.sum_(to
 failing("both", both_raise)
 failing("not foreseen", not_foreseen)
 failing("nested", late)
+told["outside"] = group.gather(rank)
 with group.together():
     told["afterwards"] = [group.gather(rank), group.sum_(torch.ones(2)).tolist()]
 if rank == 0:
@@ -122,6 +123,7 @@ def test_what_nobody_foresaw_keeps_its_type_where_it_happened(told) -> None:
 
 def test_the_group_is_as_good_as_before_after_errors(told) -> None:
     assert [mine["afterwards"] for mine in told] == [[[0, 1], [2.0, 2.0]]] * 2
+    assert [mine["outside"] for mine in told] == [[0, 1]] * 2
 
 
 def test_who_waits_for_a_process_that_is_gone_is_told(told) -> None:
