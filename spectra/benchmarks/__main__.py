@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from spectra.benchmarks import (
+    default,
     exact,
     growth,
     machine,
@@ -62,6 +63,10 @@ BENCHMARKS: dict[str, tuple[str, Callable[[argparse.Namespace], Rows]]] = {
     "policies": (
         "ways to keep a long run orthogonal (--steps 1000 for the README's table)",
         lambda asked: policies.measure(asked.dim, asked.steps),
+    ),
+    "default": (
+        "the whole basis against a part or none with more steps, by width in the same time",
+        lambda asked: default.measure(_subject(asked), asked.steps),
     ),
     "growth": (
         "time against tokens, parameters, steps, probes",

@@ -106,6 +106,26 @@ class HessianEigenthings(_Peer):
         )
 
 
+class _Logits(torch.nn.Module):
+    """A language model as a map from token ids to logits."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.model(input_ids=ids, use_cache=False).logits
+        return logits
+
+
+class _Predictions(_Logits):
+    """A language model as a map from token ids to the rows of logits that are scored."""
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        logits = super().forward(ids)
+        return logits[:, :-1].reshape(-1, logits.shape[-1])
+
+
 class PyHessian(_Peer):
     """PyHessian on one batch: gradient graph kept, vectors as lists of tensors."""
 
@@ -115,20 +135,12 @@ class PyHessian(_Peer):
         self.hessian = self._build()
 
     def _build(self) -> Any:
-        inner = self.model
-
-        class Logits(torch.nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.inner = inner
-
-            def forward(self, ids: torch.Tensor) -> torch.Tensor:
-                logits: torch.Tensor = self.inner(input_ids=ids).logits
-                return logits
-
         self.model.zero_grad()
         return self.library.hessian(
-            Logits(), self.logits_loss, data=(self.ids, self.labels), cuda=self.ids.is_cuda
+            _Logits(self.model),
+            self.logits_loss,
+            data=(self.ids, self.labels),
+            cuda=self.ids.is_cuda,
         )
 
     def product(self, v: torch.Tensor) -> object:
@@ -149,19 +161,14 @@ class Curvlinops(_Peer):
     def __init__(self, subject: Subject) -> None:
         super().__init__(subject)
         library = importlib.import_module("curvlinops")
-        targets = self.labels[:, 1:].reshape(-1)
         self.operator = library.HessianLinearOperator(
-            self._logits,
+            _Predictions(self.model),
             torch.nn.CrossEntropyLoss(),
             self.parameters,
-            [(self.ids, targets)],
+            [(self.ids, self.labels[:, 1:].reshape(-1))],
             check_deterministic=False,
             num_data=1,
         )
-
-    def _logits(self, ids: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.model(input_ids=ids).logits
-        return logits[:, :-1].reshape(-1, logits.shape[-1])
 
     def product(self, v: torch.Tensor) -> object:
         """Make one product."""

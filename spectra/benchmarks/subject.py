@@ -1,4 +1,4 @@
-"""What a benchmark runs on: a checkpoint, or a Llama of any size with random weights."""
+"""What a benchmark runs on: a checkpoint, or a Llama or GPT-2 of any size with random weights."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ SHAPES: dict[str, dict[str, int]] = {
                  "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 4096},
     "llama-20m": {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 6,
                   "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 4096},
+    "gpt2-5m": {"n_embd": 256, "n_layer": 6, "n_head": 8, "vocab_size": 4096},
     "llama-3.2-1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
                      "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256},
 }  # fmt: skip
@@ -52,7 +53,7 @@ def load(
     """
     if name in SHAPES:
         return _random(name, seq_len, batch_size, num_batches, device, dtype)
-    if name.startswith("llama-"):
+    if name.startswith(("llama-", "gpt2-")):
         raise UsageError(
             f"model={name!r} is not a shape{nearest(name, SHAPES)}; pass one of "
             f"{', '.join(SHAPES)}, or a checkpoint."
@@ -67,14 +68,18 @@ def load(
 def _random(
     name: str, seq_len: int, batch_size: int, num_batches: int, device: str, dtype: str
 ) -> Subject:
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-    shape = SHAPES[name]
+    shape, longest = SHAPES[name], max(seq_len, 2048)
     place = "cuda" if device == "auto" and torch.cuda.is_available() else device
     torch.manual_seed(0)
-    config = LlamaConfig(**shape, max_position_embeddings=max(seq_len, 2048))
     with torch.device("cpu" if place == "auto" else place):
-        model = LlamaForCausalLM(config).to(getattr(torch, dtype)).eval()
+        model: Any
+        if "n_embd" in shape:
+            model = GPT2LMHeadModel(GPT2Config(**shape, n_positions=longest))
+        else:
+            model = LlamaForCausalLM(LlamaConfig(**shape, max_position_embeddings=longest))
+        model = model.to(getattr(torch, dtype)).eval()
     drawn = torch.Generator().manual_seed(0)
     batches = []
     for _ in range(num_batches):

@@ -29,6 +29,7 @@ from spectra.curvature.family import Curvature, family
 from spectra.curvature.loss import LanguageModelLoss, Loss, Rows, SplitLoss, mean_and_count
 from spectra.curvature.operator import BatchGraph, Blocks, CurvatureOperator, GraphPolicy
 from spectra.curvature.point import Point
+from spectra.curvature.softmax_attention import cotangents_alone
 from spectra.errors import UsageError
 
 Tensor = torch.Tensor
@@ -60,9 +61,10 @@ class _Jacobian:
         if not active:
             return None
         outputs, tangents = zip(*active, strict=True)
-        return torch.autograd.grad(
-            outputs, self.u, tangents, retain_graph=True, is_grads_batched=batched
-        )[0]
+        with cotangents_alone():
+            return torch.autograd.grad(
+                outputs, self.u, tangents, retain_graph=True, is_grads_batched=batched
+            )[0]
 
     def backward(self, cotangent: Tensor | None, *, batched: bool) -> list[Tensor | None]:
         if cotangent is None or not self.z.requires_grad:

@@ -3,12 +3,13 @@
 Products. A matrix product of a linear weight with T tokens is 2·N·T flops forward, 6·N·T in a
 gradient and 12·N·T in a Hessian product on the kept graph (2.0 gradients; 3.0 if recomputed). The
 head's weight is not differentiated: 4·V·d·T in a gradient, 6·V·d·T in a product. Attention adds
-4·S·T·d_a forward a block (scores and values; S the sequence length), 12 in a gradient, 24 in a
-product.
+4·s·T·d_a forward a block (scores and values; s the columns that a block of rows may see, half of
+the sequence and half a block), 12 in a gradient, 26 in a product
+(`spectra.curvature.softmax_attention`).
 
 Memory. The kept graph holds what forward and first backward save: per block and token 20 widths,
-12 intermediate widths and, with math attention, 3 numbers for each head and position (counted with
-saved-tensor hooks on seven Llama shapes, to 0.1 %; other architectures differ). The head keeps one
+12 intermediate widths and s probabilities for each head (counted with saved-tensor hooks on seven
+Llama shapes, to 0.5 %; other architectures differ). The head keeps one
 probability for each token and vocabulary entry. Beside it stand the gradient and its flat copy, and
 while the product error is measured the weights and a graph in float64 instead. Where weights are
 fake-quantized, Q(W) is held at least in float32, its mask in a byte, and in half precision Q(W)
@@ -25,7 +26,9 @@ from dataclasses import dataclass
 
 import torch
 
-WIDTHS, INTERMEDIATES, SCORES = 20, 12, 3
+from spectra.curvature.softmax_attention import columns_seen
+
+WIDTHS, INTERMEDIATES = 20, 12
 EFFICIENCY = 0.5  # of a plain matrix product's rate, reached by whole products on the CPU
 MEASURE_SECONDS = 0.2
 
@@ -68,12 +71,11 @@ def count(
         quantized: Number of fake-quantized weights.
     """
     held = max(itemsize, 4) + 1 + (itemsize if itemsize < 4 else 0)
+    seen = columns_seen(seq_len)
     gradient = 6.0 * shape.linear * tokens + 4.0 * shape.head * tokens
-    gradient += 12.0 * seq_len * tokens * shape.hidden * shape.layers
-    flops = gradient * (2 if kept else 3)
-    per_token = (
-        WIDTHS * shape.hidden + INTERMEDIATES * shape.intermediate + SCORES * shape.heads * seq_len
-    )
+    attention = 2.0 * seen * tokens * shape.hidden * shape.layers
+    flops = gradient * (2 if kept else 3) + attention * (13 if kept else 19)
+    per_token = WIDTHS * shape.hidden + INTERMEDIATES * shape.intermediate + shape.heads * seen
     graph = tokens * (shape.layers * per_token + shape.vocab) + 2 * shape.linear
     return Cost(
         flops=flops,

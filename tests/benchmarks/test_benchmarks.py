@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from spectra.benchmarks import machine, policies, processes, stream, versus
+from spectra.benchmarks import default, machine, policies, processes, stream, versus
 from spectra.benchmarks.__main__ import main
 from spectra.benchmarks.subject import SHAPES, Subject, load
 from spectra.errors import UsageError
@@ -79,6 +79,21 @@ def test_the_machine_is_described() -> None:
 def test_an_unknown_shape_is_refused() -> None:
     with pytest.raises(UsageError, match="llama-5x"):
         load("llama-5x", seq_len=8, batch_size=1)
+
+
+def test_every_policy_has_the_time_of_the_whole_basis(subject) -> None:
+    rows = {row["policy"]: row for row in default.measure(subject, 9)}
+    assert rows["whole"]["products"] == 9
+    assert rows["none"]["basis_bytes"] == 0
+    assert rows["whole"]["basis_bytes"] == 9 * 4 * rows["whole"]["parameters"]
+    assert all(row["seconds"] > 0 for row in rows.values())
+    assert all(0 <= row["width_0.9"] <= 1 for row in rows.values())
+
+
+def test_shapes_of_two_architectures(monkeypatch) -> None:
+    shape = {"n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": 32}
+    monkeypatch.setitem(SHAPES, "gpt2-test", shape)
+    assert type(load("gpt2-test", seq_len=8, batch_size=1).model).__name__ == "GPT2LMHeadModel"
 
 
 @pytest.mark.slow
