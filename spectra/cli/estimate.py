@@ -39,7 +39,8 @@ what is done; a record made with other settings is refused by the name of what d
 
 Under torchrun every process takes a share of the probes (whole batches where there are enough),
 each on a GPU of its own; the record is the one that a single process makes, and either may resume
-the other."""
+the other. --share vectors or parameters puts all of them on one operator, whose Lanczos basis, or
+whose weights too, do not fit one device."""
 
 EPILOG = """\
 examples:

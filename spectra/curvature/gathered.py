@@ -77,8 +77,9 @@ class _Work:
         args, kwargs = (x, *self.args), self.kwargs
         if _HIDDEN in self.kwargs:
             args, kwargs = self.args, self.kwargs | {_HIDDEN: x}
-        # Autograd calls this without the function modes of its caller, of which this one counts.
-        with working_precision(self.model.point.dtype):
+        point = self.model.point
+        # Autograd calls this without the function modes of its caller, so they are entered here.
+        with evaluation(block.module, point.attention), working_precision(point.dtype):
             result = torch.func.functional_call(caller, values, args, kwargs, tie_weights=False)
         if isinstance(result, tuple):
             self.rest = tuple(result[1:])
