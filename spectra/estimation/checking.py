@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from spectra.curvature import checks as curvature_checks
+from spectra.curvature.failures import told
 from spectra.curvature.operator import CurvatureOperator
 from spectra.curvature.structural import structural_zeros
 from spectra.errors import NumericalError, NumericalWarning, OutOfMemoryError
@@ -117,7 +118,12 @@ class Checks:
         if not isinstance(operator, CurvatureOperator):
             return
         shares = self.section.setdefault("structural_zero_fractions", [None] * batches)
-        found = structural_zeros(operator)
+        try:
+            with told("the gradients of all layers"):
+                found = structural_zeros(operator)
+        except OutOfMemoryError:  # it is no part of a spectrum, whose products may still fit
+            self._warn("the structural zeros were not counted: memory ended")
+            return
         shares[batch] = found.fraction
         known = [share for share in shares if share is not None]
         self.section["structural_zero_fraction"] = sum(known) / len(known)
@@ -154,8 +160,12 @@ class Checks:
         """Measure the product error on what the sampler kept."""
         self.section["product_error_vectors"] = 1 + len(sampler.vectors)
         if isinstance(operator, CurvatureOperator) and operator.product_error is not None:
-            for vector in sampler.vectors:
-                curvature_checks.measure_product_error(operator, vector)
+            try:
+                for vector in sampler.vectors:
+                    curvature_checks.measure_product_error(operator, vector)
+            except OutOfMemoryError as error:  # the probe is finished and must not be lost
+                self.section["product_error_vectors"] = 1
+                self._warn(f"the product error was measured on the start vector alone: {error}")
             self._measured(operator)
 
     def _warn(self, message: str) -> None:
