@@ -83,7 +83,7 @@ class Curvature(SymmetricOperator):
             raise UsageError(
                 f"batch {index} does not exist; pass an index from 0 to {self.num_batches - 1}."
             )
-        return self.kind(
+        made = self.kind(
             self.point,
             self.loss_function,
             self.batches[index : index + 1],
@@ -91,6 +91,12 @@ class Curvature(SymmetricOperator):
             micro_batch=self.micro_batch,
             first_batch=index,
         )
+        made.shrunk = self._remember
+        return made
+
+    def _remember(self, graph: GraphPolicy, micro_batch: int | None) -> None:
+        """Hold the graphs of later operators as the one that ran out of memory ended up."""
+        self.graph, self.micro_batch = graph, micro_batch
 
     def per_batch(self) -> Iterator[CurvatureOperator]:
         """Yield the operator of each batch, made when asked for: one graph lives at a time."""
