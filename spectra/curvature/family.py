@@ -87,9 +87,15 @@ class Curvature(SymmetricOperator):
             raise UsageError(
                 f"batch {index} does not exist; pass an index from 0 to {self.num_batches - 1}."
             )
-        return self._make(
+        made = self._make(
             self.batches[index : index + 1], "keep" if self.graph == "auto" else self.graph, index
         )
+        made.shrunk = self._remember
+        return made
+
+    def _remember(self, graph: GraphPolicy, micro_batch: int | None) -> None:
+        """Hold the graphs of later operators as the one that ran out of memory ended up."""
+        self.graph, self.micro_batch = graph, micro_batch
 
     def _make(self, batches: tuple[Any, ...], graph: GraphPolicy, first: int) -> CurvatureOperator:
         data = self.point, self.loss_function, batches

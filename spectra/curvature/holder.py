@@ -42,6 +42,7 @@ class GraphHolder(SymmetricOperator):
         micro_batch: Rows (sequences) of a batch that share a graph; None for all.
         graph_bytes: Memory of all kept graphs together, once measured.
         notes: What a reader should know.
+        shrunk: Told `graph` and `micro_batch` whenever memory ended and they were changed.
     """
 
     kind = "curvature"
@@ -69,6 +70,7 @@ class GraphHolder(SymmetricOperator):
         self.micro_batch = micro_batch
         self.graph_bytes: int | None = None
         self.notes: list[str] = []
+        self.shrunk: Callable[[GraphPolicy, int | None], None] | None = None
         self._first = first_batch
         self._cut: tuple[int | None, list[tuple[int, Any]]] | None = None
         self._graphs: list[BatchGraph] = []
@@ -238,6 +240,8 @@ class GraphHolder(SymmetricOperator):
         if fewer < rows:
             self.micro_batch = fewer
         self._counts, self._losses = [], []
+        if self.shrunk is not None:
+            self.shrunk(self.graph, self.micro_batch)
         how = {
             "recompute": "graphs are rebuilt within each product",
             "blocks": "graphs are rebuilt block by block",

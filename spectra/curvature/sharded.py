@@ -19,6 +19,7 @@ from spectra.curvature.family import Curvature
 from spectra.curvature.gathered import GatheredModel
 from spectra.curvature.loss import LanguageModelLoss, Loss
 from spectra.curvature.point import Point
+from spectra.curvature.precision import matmul_precision
 from spectra.curvature.shards import Shards
 from spectra.curvature.spread import share_of
 from spectra.errors import NumericalError, UsageError
@@ -66,6 +67,7 @@ class ShardedHessian(SymmetricOperator):
         self.loss = self.grad_norm = math.nan
         self.tokens = 0
         self.graph, self.notes = "blocks", [NOTE.format(size=shards.group.size)]
+        self.micro_batch: int | None = None
 
     def prepare(self) -> None:
         """Run every batch forward and backward once; of each the boundaries of blocks are kept.
@@ -79,7 +81,7 @@ class ShardedHessian(SymmetricOperator):
         for number in range(max(group.gather(len(self.batches)))):
             there = number < len(self.batches)
             leaves = [part.detach().requires_grad_() for part in self.parts]
-            with self.model.active():
+            with self.model.active(), matmul_precision(self.point.matmul_precision):
                 mean, count = self.model.loss(
                     self.loss_function, self.batches[number] if there else self.spare, leaves
                 )
@@ -96,7 +98,7 @@ class ShardedHessian(SymmetricOperator):
             )
         gradient = None
         for leaves, mean, count in runs:
-            with self.model.active():
+            with self.model.active(), matmul_precision(self.point.matmul_precision):
                 weight = torch.full_like(mean, count / total)
                 slopes = torch.autograd.grad(mean, leaves, weight, create_graph=True)
             # The edges alone: the graph does not need the values of its own outputs.
@@ -114,7 +116,7 @@ class ShardedHessian(SymmetricOperator):
         pieces = v.split(self.shards.space.widths)
         result = torch.zeros_like(v)
         for leaves, slopes in self._graphs:
-            with self.model.active():
+            with self.model.active(), matmul_precision(self.point.matmul_precision):
                 found = torch.autograd.grad(slopes, leaves, pieces, retain_graph=True)
             for place, block in zip(result.split(self.shards.space.widths), found, strict=True):
                 place.add_(block)

@@ -26,7 +26,7 @@ import torch
 
 from spectra.curvature.batches import IGNORED, move, unpack
 from spectra.curvature.loss import LanguageModelLoss, Loss
-from spectra.curvature.operator import BatchGraph, CurvatureOperator
+from spectra.curvature.operator import BatchGraph, CurvatureOperator, GraphPolicy
 from spectra.curvature.point import Point
 from spectra.parallel import Group
 
@@ -58,12 +58,17 @@ class Spread(CurvatureOperator):
         self.own: CurvatureOperator | None = None
         if self.batches:
             self.own = made(point, loss_function, self.batches, **how)
+            self.own.shrunk = self._tell
         if sum(units) < group.size:
             self.notes.append(
                 f"{sum(units)} of {group.size} processes have a sequence to differentiate; the "
                 "others hold their part of the Lanczos vectors only"
             )
         self._agreed = False
+
+    def _tell(self, graph: GraphPolicy, micro_batch: int | None) -> None:
+        if self.shrunk is not None:
+            self.shrunk(graph, micro_batch)
 
     def _build(self, batch: Any, *, second_order: bool) -> BatchGraph:
         assert self.own is not None

@@ -19,6 +19,7 @@ import torch
 
 from spectra.curvature import checks as curvature_checks
 from spectra.curvature import sharded_checks
+from spectra.curvature.failures import told
 from spectra.curvature.operator import CurvatureOperator
 from spectra.curvature.sharded import ShardedHessian
 from spectra.curvature.spread import Spread
@@ -76,6 +77,8 @@ class Checks:
             if shortage is None:
                 curvature_checks.measure_product_error(operator, start)
         except OutOfMemoryError as error:
+            if operator.group.size > 1:  # the others wait for a sum this process has left
+                raise
             shortage = str(error)
             found = curvature_checks.run_checks(operator, seed=seed, float64=False)
         self.section["determinism_error"] = found.determinism_error
@@ -133,7 +136,13 @@ class Checks:
         if not isinstance(operator, CurvatureOperator):
             return
         shares = self.section.setdefault("structural_zero_fractions", [None] * batches)
-        found = structural_zeros(operator.alone() if isinstance(operator, Spread) else operator)
+        try:
+            with told("the gradients of all layers"):
+                alone = operator.alone() if isinstance(operator, Spread) else operator
+                found = structural_zeros(alone)
+        except OutOfMemoryError:  # it is no part of a spectrum, whose products may still fit
+            self._warn("the structural zeros were not counted: memory ended")
+            return
         shares[batch] = found.fraction
         known = [share for share in shares if share is not None]
         self.section["structural_zero_fraction"] = sum(known) / len(known)
@@ -174,9 +183,15 @@ class Checks:
                 sharded_checks.measure_product_error(operator, part)
             self._measured(operator)
         if isinstance(operator, CurvatureOperator) and operator.product_error is not None:
-            for vector in sampler.vectors:
-                whole = sampler.space.whole(vector[None])[0]
-                curvature_checks.measure_product_error(operator, whole)
+            try:
+                for vector in sampler.vectors:
+                    whole = sampler.space.whole(vector[None])[0]
+                    curvature_checks.measure_product_error(operator, whole)
+            except OutOfMemoryError as error:  # the probe is finished and must not be lost
+                if operator.group.size > 1:  # the others wait for a sum this process has left
+                    raise
+                self.section["product_error_vectors"] = 1
+                self._warn(f"the product error was measured on the start vector alone: {error}")
             self._measured(operator)
 
     def _warn(self, message: str) -> None:

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from spectra.cli.main import main
+from spectra.curvature import checks as curvature_checks
 from spectra.curvature import hessian
 from spectra.data import Batch
-from spectra.errors import RecordError, UsageError
-from spectra.estimation import choice, estimate
+from spectra.errors import NumericalWarning, OutOfMemoryError, RecordError, UsageError
+from spectra.estimation import checking, choice, estimate
 from tests.estimation.models import VOCAB, random_llama, small_llama, token_file
 
 SMALL = {"seq_len": 8, "batch_size": 4, "num_batches": 2, "lanczos_steps": 5, "dtype": "float64"}
@@ -105,3 +106,22 @@ def test_info_lists_every_way(place, capsys):
     assert "2 sequences at a time" in told
     for word in ("keep ", "recompute ", "blocks ", "basis", "vectors", "weights"):
         assert word in told
+
+
+@pytest.mark.parametrize("where", ["structural_zeros", "measure_product_error"])
+def test_a_check_that_does_not_fit_costs_no_probe(place, monkeypatch, where):
+    expected = run(place, num_batches=1)
+    calls = iter([False, True])
+
+    def full(*args):
+        if where == "structural_zeros" or next(calls):
+            raise OutOfMemoryError("it does not fit.")
+        return measure(*args)
+
+    measure = curvature_checks.measure_product_error
+    module = checking if where == "structural_zeros" else curvature_checks
+    monkeypatch.setattr(module, where, full)
+    with pytest.warns(NumericalWarning, match="were not counted|on the start vector alone"):
+        found = run(place, num_batches=1)
+    np.testing.assert_array_equal(found.alphas, expected.alphas)
+    assert len(found.metadata["warnings"]) == 1
