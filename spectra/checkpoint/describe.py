@@ -110,7 +110,12 @@ def describe(
         tensors = None if location.format in ("gguf", "hub") else list_tensors(location)
         stored = _stored(location, tensors, raw)
         config = architecture.configuration(location, trust_remote_code=trust_remote_code)
-        model = architecture.skeleton(location, config, trust_remote_code=trust_remote_code)
+        model = architecture.skeleton(
+            location,
+            config,
+            trust_remote_code=trust_remote_code,
+            stored=_count(location, tensors),
+        )
     text = config.get_text_config()
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     parameters, linear = sum(p.numel() for p in model.parameters()), _linear(model, head)
@@ -138,6 +143,12 @@ def describe(
         notes=location.notes + ((what_runs(plan.qat), *plan.notes) if plan else ()),
         skeleton=model,
     )
+
+
+def _count(location: Location, tensors: list[TensorInfo] | None) -> int | None:
+    if location.format == "gguf":
+        return gguf.read_gguf_header(location.weights[0]).tensors
+    return None if tensors is None or location.format == "hub" else len(tensors)
 
 
 def _stored(location: Location, tensors: list[TensorInfo] | None, config: dict[str, Any]) -> str:
