@@ -1,11 +1,11 @@
-"""Every error and warning that Spectra raises on purpose.
+r"""Every error and warning that Spectra raises on purpose.
 
 A message is one sentence in three parts: what was given (the value), the rule, the cure, as in
 "lanczos_steps=200 exceeds the operator's dimension 96; pass at most 96." The command line prints
 the sentence alone and exits with `exit_code`.
 
 Names of tensors, files and models come from strangers, and a terminal obeys what is written to it.
-So no message carries a control character: `printable` writes them out, as \\x1b.
+So no message carries a control character: `printable` writes them out, as \x1b.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _IN_LINES = {code: escape for code, escape in _ESCAPES.items() if chr(code) not 
 
 
 def printable(text: str, *, longest: int | None = None, lines: bool = False) -> str:
-    """Return `text` with every control character written out, as \\x1b or \\n.
+    r"""Return `text` with every control character written out, as \x1b or \n.
 
     Args:
         text: What a file, a path or a person says.

@@ -1,10 +1,10 @@
-"""A configuration is a few numbers that decide how much memory a model takes; here they are held
-against the weights that came with it.
+"""The size of the model that a configuration asks for, held against the weights that came with it.
 
-Three bounds, each before what it guards: the numbers themselves (`check_numbers`), since
-transformers makes lists as long as some of them say; the modules of the skeleton, counted while it
-is built (`counted`), since a module takes memory on any device; and the values of parameters and
-buffers (`check_fits`), since transformers fills what is not stored with random numbers.
+A configuration is a few numbers that decide how much memory is taken. Three bounds, each before
+what it guards: the numbers themselves (`check_numbers`), since transformers makes lists as long as
+some of them say; the modules of the skeleton, counted while it is built (`counted`), since a module
+takes memory on any device; and the values of parameters and buffers (`check_fits`), since
+transformers fills what is not stored with random numbers.
 """
 
 from __future__ import annotations

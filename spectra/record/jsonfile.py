@@ -1,4 +1,4 @@
-"""JSON files of others, read with bounds: regular, not huge, not nested without end, no odd numbers.
+"""JSON files of others, read with bounds on their size, their nesting and their numbers.
 
 A name in a directory that came from a stranger may be a pipe that never ends or a device; a file
 that is sparse costs its maker nothing and its reader everything; an integer of four thousand digits

@@ -8,7 +8,6 @@ interrupted save is passed over.
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Callable
