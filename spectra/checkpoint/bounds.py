@@ -10,24 +10,23 @@ transformers fills what is not stored with random numbers.
 from __future__ import annotations
 
 import contextlib
-import math
 import re
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from spectra.checkpoint.locate import Location
-from spectra.checkpoint.tensors import TensorInfo
 from spectra.errors import CheckpointError
 
 # Numbers that lists and modules are counted by; the largest models have about a hundred blocks.
 COUNTED = re.compile(r"layer|block|expert|depth|head|stage|type|n_group|codebook|streams")
-MOST, LARGEST = 1 << 20, 1 << 48
+MOST = 1 << 20
 MODULES = 200_000  # of a model whose weights are not here; the largest have about 80 000
 MODULES_EACH, MODULES_LEAST = 64, 10_000  # for each stored tensor, and in any case
+PACKED = 32  # values that a stored one may hold, a word of 32 bits
 SPARE = 1 << 28  # values that a model may have beyond those stored: a gibibyte of float32
 DEEPEST = 100
 ATTENTION = re.compile(r"eager|sdpa|flash_attention_\d|flex_attention", re.ASCII)
@@ -56,13 +55,11 @@ def check_numbers(name: str, config: Any) -> None:
                     f"ckpt={name!r} has {key}={value!r} in its configuration, which could fetch "
                     "code from the hub; remove the entry."
                 )
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            most = MOST if COUNTED.search(key.lower()) and isinstance(value, int) else LARGEST
-            if isinstance(value, int) and abs(value) > most:
-                raise CheckpointError(
-                    f"ckpt={name!r} has {key}={value} in its configuration, and no model has more "
-                    f"than {most:,} there; use the file saved with it."
-                )
+        elif type(value) is int and COUNTED.search(key.lower()) and abs(value) > MOST:
+            raise CheckpointError(
+                f"ckpt={name!r} has {key}={value} in its configuration, and no model has more "
+                f"than {MOST:,} there; use the file saved with it."
+            )
 
 
 def _leaves(name: str, value: Any, key: str, depth: int) -> Iterator[tuple[str, Any]]:
@@ -111,21 +108,19 @@ def counted(stored: int | None) -> Iterator[None]:
         handle.remove()
 
 
-def check_fits(location: Location, model: Any, stored: Iterable[TensorInfo] | int) -> None:
+def check_fits(location: Location, model: Any, held: int) -> None:
     """Refuse a model that has far more values than its checkpoint stores.
 
     Args:
         location: The checkpoint, for messages.
         model: Its skeleton.
-        stored: The tensors of the plain model that are stored or will be unpacked, or the number
-            of their values.
+        held: Values of the plain model that are stored, or at most those of packed layers.
 
     Raises:
         CheckpointError: With both numbers.
     """
     tensors: dict[int, torch.Tensor] = {id(t): t for t in (*model.parameters(), *model.buffers())}
     wanted = sum(tensor.numel() for tensor in tensors.values())
-    held = stored if isinstance(stored, int) else sum(math.prod(t.shape) for t in stored)
     if wanted > 2 * held + SPARE:
         raise CheckpointError(
             f"ckpt={location.name!r}: its configuration makes a model of {wanted:,} values, and "

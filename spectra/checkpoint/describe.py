@@ -6,6 +6,7 @@ that parameters are counted and selected as in the loaded model.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 from spectra.checkpoint import architecture
+from spectra.checkpoint.bounds import PACKED, check_fits
 from spectra.checkpoint.formats import gguf
 from spectra.checkpoint.locate import Location, locate
 from spectra.checkpoint.plan import Plan
@@ -116,6 +118,8 @@ def describe(
             trust_remote_code=trust_remote_code,
             stored=_count(location, tensors),
         )
+    if tensors:
+        check_fits(location, model, PACKED * sum(math.prod(t.shape) for t in tensors))
     text = config.get_text_config()
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     parameters, linear = sum(p.numel() for p in model.parameters()), _linear(model, head)

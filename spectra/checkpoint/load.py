@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from spectra.checkpoint import architecture, verify
-from spectra.checkpoint.bounds import check_fits
+from spectra.checkpoint.bounds import PACKED, check_fits
 from spectra.checkpoint.formats import gguf
 from spectra.checkpoint.locate import Location, locate
 from spectra.checkpoint.meta import Checkpoint, CheckpointMeta, content_hash
@@ -157,7 +157,7 @@ def _hashed(location: Location) -> list[Path]:
 
 def _held(tensors: list[TensorInfo], plan: Plan | None) -> int:
     """Return how many values of the model are stored; of packed layers, at most."""
-    fields = 32 if plan and plan.packed else 1  # a word of 32 bits holds at most as many
+    fields = PACKED if plan and plan.packed else 1
     return fields * sum(math.prod(tensor.shape) for tensor in tensors)
 
 

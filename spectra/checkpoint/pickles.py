@@ -4,8 +4,8 @@ A pickle is a program. torch's restricted loader (`weights_only`) runs none of i
 in what takes memory and time, so the program is looked at first, by its operations alone:
 
     it names nothing but what a state dict is made of (tensors, their storages and types);
-    no tuple is used twice: a tuple of two references to one of two references … is hashed, or
-        printed, in 2^depth steps;
+    few tuples are used twice: a tuple of two references to one of two references … is hashed,
+        or printed, in 2^depth steps;
     no archive member is compressed or listed twice, and members are no larger than the file.
 
 Then it is opened on the meta device, where storages have sizes and no memory, and a tensor must not
@@ -32,9 +32,17 @@ NAMES = re.compile(
     r"|torch (\w+Storage|Size|u?int\d+|float\w+|bfloat16|bool|complex\d+|device)"
     r"|torch\.storage (Untyped|Typed)Storage"
 )
+# What states of training hold besides: numbers of numpy's generator, settings of optimizers.
+STATES = re.compile(
+    rf"{NAMES.pattern}"
+    r"|numpy\.(_?core\.multiarray) (_reconstruct|scalar)|numpy (ndarray|dtype)|_codecs encode"
+    r"|numpy\.dtypes \w+DType|numpy\.random\._pickle \w+|collections (defaultdict|Counter)"
+    r"|builtins (set|dict|list|int|float|complex)|torch device"
+)
 MAGICS = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 PARTS = 5  # pickles at the head of a file from before torch 1.6
 SHARED = 8  # names of one tensor, as tied weights are, beyond which a file only pretends to size
+AGAIN = 16  # uses of tuples after their first
 PROGRAM = 1 << 28  # bytes; a tensor takes about 200
 TUPLES = {"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"}
 PUTS, GETS = {"PUT", "BINPUT", "LONG_BINPUT"}, {"GET", "BINGET", "LONG_BINGET"}
@@ -72,22 +80,26 @@ def open_state(path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def check_program(path: Path) -> None:
+def check_program(path: Path, names: re.Pattern[str] = NAMES) -> None:
     """Refuse a PyTorch file whose pickles do more than name and shape tensors.
+
+    Args:
+        path: The file.
+        names: "MODULE NAME" of what they may name.
 
     Raises:
         CheckpointError: If it does, or is damaged so that this cannot be told.
     """
     try:
         if zipped(path):
-            _check_archive(path)
+            _check_archive(path, names)
             return
         with path.open("rb") as handle:
             if handle.read(2) not in MAGICS:
                 raise _damaged(path, "it begins as neither a zip archive nor a pickle")
             handle.seek(0)
             for _ in range(PARTS):
-                _check_operations(path, handle)
+                _check_operations(path, handle, names)
     except CheckpointError:
         raise
     except Exception as error:  # zipfile and pickletools raise what damaged bytes lead to
@@ -100,7 +112,7 @@ def zipped(path: Path) -> bool:
         return handle.read(2) == b"PK"
 
 
-def _check_archive(path: Path) -> None:
+def _check_archive(path: Path, names: re.Pattern[str]) -> None:
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         sizes = sum(member.file_size for member in members)
@@ -115,16 +127,16 @@ def _check_archive(path: Path) -> None:
         if len(programs) != 1 or programs[0].file_size > PROGRAM:
             raise _damaged(path, "it holds no data.pkl, several, or a huge one")
         with archive.open(programs[0]) as handle:
-            _check_operations(path, handle)
+            _check_operations(path, handle, names)
 
 
-def _check_operations(path: Path, handle: IO[bytes]) -> None:
+def _check_operations(path: Path, handle: IO[bytes], names: re.Pattern[str]) -> None:
     tuples: set[int] = set()
-    memo, before, strings = 0, "", ["", ""]
+    memo, again, before, strings = 0, 0, "", ["", ""]
     for operation, argument in _operations(handle):
         if operation in {"GLOBAL", "STACK_GLOBAL", "INST"}:
             name = " ".join(strings[-2:]) if operation == "STACK_GLOBAL" else str(argument)
-            if NAMES.fullmatch(name) is None:
+            if names.fullmatch(name) is None:
                 raise _code(path, name)
         elif operation in {"DUP", "LONG4", "EXT1", "EXT2", "EXT4", "PERSID"}:
             raise _code(path, operation)
@@ -133,7 +145,9 @@ def _check_operations(path: Path, handle: IO[bytes]) -> None:
             memo += 1
             (tuples.add if before in TUPLES else tuples.discard)(place)
         elif operation in GETS and int(argument) in tuples:
-            raise _code(path, "a tuple that is used twice")
+            again += 1
+            if again > AGAIN:
+                raise _code(path, "tuples that are used again and again")
         elif isinstance(argument, str):
             strings = [strings[-1], argument]
         if operation not in PUTS | {"MEMOIZE"}:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 LARGEST = 1 << 24  # bytes, unless the caller knows of larger ones: settings are kilobytes
-DIGITS = 20  # of the largest 64-bit integer
+DIGITS = 40  # tokenizers write int(1e30) where they mean no bound
 
 
 def read_json(path: str | Path, *, largest: int = LARGEST) -> Any:
@@ -36,8 +36,8 @@ def parse_json(text: str | bytes) -> Any:
     """Return the value of a JSON text.
 
     Raises:
-        ValueError: If it is no JSON in UTF-8, is nested too deeply, or holds an integer that no
-            field of 64 bits can.
+        ValueError: If it is no JSON in UTF-8, is nested too deeply, or holds an integer of more
+            digits than any number has.
     """
     try:
         return json.loads(text if isinstance(text, str) else text.decode(), parse_int=_integer)
@@ -52,11 +52,12 @@ def read_bounded(path: str | Path, *, largest: int = LARGEST) -> bytes:
         OSError: If it cannot be read, or is no regular file.
         ValueError: If it is larger.
     """
-    if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for its other end
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its other end
         raise OSError(errno.EINVAL, "it is no regular file")
     with open(path, "rb") as handle:
-        content = handle.read(largest + 1)
-    if len(content) > largest:
+        content = handle.read(min(largest, status.st_size) + 1)  # which takes that much memory
+    if len(content) > largest or status.st_size > largest:
         raise ValueError(f"it has more than {largest:,} bytes")
     return content
 

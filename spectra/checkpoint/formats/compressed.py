@@ -45,20 +45,22 @@ def plan(
     said = config.get("quantization_config")
     if not isinstance(said, dict) or said.get("quant_method") != METHOD:
         return None
-    groups = list((said.get("config_groups") or {}).values())
+    listed = said.get("config_groups") or {}
+    groups = list(listed.values()) if isinstance(listed, dict) else []
     if said.get("format") != "dense" or len(groups) != 1:
         raise CheckpointError(
             f"ckpt={location.name!r} is of {METHOD}, format {said.get('format')!r} with "
             f"{len(groups)} groups of layers, and only one group, dense, is read; save it with "
             "save_compressed=False."
         )
-    group = groups[0]
+    group = groups[0] if isinstance(groups[0], dict) else {}
     if group.get("input_activations") or group.get("output_activations"):
         raise CheckpointError(
             f"ckpt={location.name!r} quantizes activations as {METHOD} does, which is not read; "
             "quantize its weights alone."
         )
-    bits = (group.get("weights") or {}).get("num_bits")
+    weights = group.get("weights")
+    bits = weights.get("num_bits") if isinstance(weights, dict) else None
     if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 8:
         raise CheckpointError(
             f"ckpt={location.name!r} has num_bits={bits!r} in its quantization_config, which is no "
