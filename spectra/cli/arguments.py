@@ -26,7 +26,7 @@ class _Parser(HfArgumentParser):  # type: ignore[misc]
     def error(self, message: str) -> NoReturn:
         known = [o for o in self._option_string_actions if o.startswith("--")]
         if message.startswith("unrecognized arguments:"):
-            wrong = message.partition(":")[2].split()[0]
+            wrong = next(iter(message.partition(":")[2].split()), "")  # a blank is an argument too
             raise UsageError(f"{wrong!r} is not an option{nearest(wrong, known)}")
         raise UsageError(f"{message} (see {self.prog} --help)")
 

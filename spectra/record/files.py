@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spectra.errors import RecordError
+from spectra.errors import RecordError, printable
 from spectra.record.jsonfile import parse_json
 from spectra.record.metadata import checked
 from spectra.record.spectrum import SCHEMA, Spectrum, probe_dim
@@ -181,12 +181,17 @@ def sha256_of(path: Path) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return `value` in JSON's own types; what is not finite becomes null."""
+    """Return `value` in JSON's own types; what is not finite becomes null.
+
+    Texts are written so that they can be: the path of a model may hold bytes that are no UTF-8.
+    """
+    if isinstance(value, str):
+        return printable(value)
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {printable(str(key)): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    if isinstance(value, (bool, str)) or value is None:
+    if isinstance(value, bool) or value is None:
         return value
     if isinstance(value, np.bool_):
         return bool(value)
@@ -194,4 +199,4 @@ def _plain(value: Any) -> Any:
         return int(value)
     if isinstance(value, (float, np.floating)):
         return float(value) if math.isfinite(value) else None
-    return str(value)
+    return printable(str(value))

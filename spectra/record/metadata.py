@@ -99,7 +99,8 @@ def _number(place: str, value: Any) -> None:
         return
     kind = int if place.rpartition(".")[2] in WHOLE else (int, float)
     _require(place, value, kind)
-    huge = value is not None and math.isfinite(value) and abs(value) > LARGEST
+    most = 1 << 64 if isinstance(value, int) else LARGEST
+    huge = value is not None and math.isfinite(value) and abs(value) > most
     if isinstance(value, bool) or huge:
         raise ValueError(f"{place.lstrip('.')} is {value!r}, no such number")
 

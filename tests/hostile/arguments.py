@@ -1,4 +1,4 @@
-"""Command lines, configuration files, and names of quantizers and recipes, as the fuzzer gives them."""
+"""Command lines, configuration files, names of quantizers and recipes, as the fuzzer gives them."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def yaml_seeds(place: Path) -> list[bytes]:
     del place
     return [
         b"ckpt: [tiny]\ndata: stdlib\nseq_len: 256\ntol: 0.1\nresume: true\nseed: 0\n",
-        b"lanczos-steps: 40\nnum_probes: 2\nsurface: ste\nw_bits: 1.58\n# a comment\noutput: null\n",
+        b"lanczos-steps: 40\nnum_probes: 2\nsurface: ste\nw_bits: 1.58\n# aside\noutput: null\n",
     ]
 
 

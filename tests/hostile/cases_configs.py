@@ -20,11 +20,11 @@ def change(place: Path, file: str = "config.json", **changes: Any) -> None:
 
 
 def config(**changes: Any) -> Build:
-    return lambda place, canary: change(place, **changes)
+    return lambda place, _: change(place, **changes)
 
 
 def _text(file: str, text: str) -> Build:
-    return lambda place, canary: (place / file).write_text(text)
+    return lambda place, _: (place / file).write_text(text)
 
 
 def _code(file: str, model_type: str = "llama", **maps: str) -> Build:

@@ -47,11 +47,11 @@ def _within(place: Path, canary: Path) -> None:
 
 
 def _tokenizer(**changes: Any) -> Build:
-    return lambda place, canary: change(place, "tokenizer_config.json", **changes)
+    return lambda place, _: change(place, "tokenizer_config.json", **changes)
 
 
 def _text(file: str, text: str) -> Build:
-    return lambda place, canary: (place / file).write_text(text)
+    return lambda place, _: (place / file).write_text(text)
 
 
 def _tokens(alter: Callable[[dict[str, Any]], Any]) -> Build:

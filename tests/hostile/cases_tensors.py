@@ -36,7 +36,7 @@ def _changed(change: Callable[[Header], Any]) -> Build:
 
 
 def _raw(text: bytes, data: bytes = b"", length: int | None = None) -> Build:
-    return lambda place, canary: _write(place, text, data, length)
+    return lambda place, _: _write(place, text, data, length)
 
 
 def _overlap(header: Header) -> None:
@@ -95,7 +95,7 @@ CASES: dict[str, tuple[Build, str | None]] = {
     "a type that is none": (_entry(dtype="F31"), "could not be loaded|lacks|stores"),
     "a type that is a list": (_entry(dtype=["F32"]), UNREADABLE),
     "bytes after the last tensor": (
-        lambda place, canary: _write(place, *(lambda h, d: (h, d + b"x" * 99))(*_parts(place))),
+        lambda place, _: _write(place, *(lambda h, d: (h, d + b"x" * 99))(*_parts(place))),
         "99 bytes follow its last tensor",
     ),
     "a header longer than the file": (_raw(b"{}", b"", 10**6), "is truncated"),

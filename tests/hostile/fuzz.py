@@ -4,7 +4,7 @@ Each reader (tests/hostile/readers.py) takes its turn. Where atheris is installe
 libFuzzer guides it by the coverage of this package and of what it calls to parse; else, or with
 `--engine plain`, valid inputs are mutated without guidance. What crashes, hangs for 20 seconds,
 takes a gibibyte or says what a terminal would obey is written to tests/hostile/corpus/READER, which
-the tests replay. Prints executions and crashes of each reader; the exit code is 1 if there were any.
+the tests replay. Prints executions and crashes of each reader, and exits with 1 if there were any.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def main() -> int:
     names = asked.readers or _names()
     seed = random.randrange(2**31) if asked.seed is None else asked.seed
     print(
-        f"{'reader':<14}{'executions':>11}{'accepted':>10}{'a second':>10}{'crashes':>9}   seed {seed}"
+        f"{'reader':<14}{'executions':>11}{'accepted':>10}{'a second':>10}{'crashes':>9}"
+        f"   seed {seed}"
     )
     total = crashes = 0
     for name in names:
@@ -182,8 +183,10 @@ def _guided(counter: Counter, seed: int, directory: Path) -> None:
 
     def change(data: bytes, most: int, number: int) -> bytes:
         rng = random.Random(number)
-        changed = mutate(data, rng, valid) if rng.random() < 0.7 else atheris.Mutate(data, most)
-        return changed[:most]
+        chance = rng.random()
+        if chance < 0.5:  # what libFuzzer keeps drifts away from what is valid
+            return mutate(rng.choice(valid), rng, valid)[:most]
+        return mutate(data, rng, valid)[:most] if chance < 0.75 else atheris.Mutate(data, most)
 
     longest = 2 * max(map(len, valid)) + 1000
     words = [sys.argv[0], str(seeds), f"-seed={seed % 2**31}", f"-max_len={longest}"]

@@ -13,7 +13,8 @@ NUMBERS: tuple[Any, ...] = (
     float("nan"), float("inf"), -float("inf"), True, False, None,
 )  # fmt: skip
 WORDS: tuple[Any, ...] = (
-    "", "x", "\x1b[31m", "\n", "\0", "<script>", "../../x", "/etc/passwd", "\ud800", "\u202e", "nan",
+    "", "x", "\x1b[31m", "\n", "\0", "<script>", "../../x", "/etc/passwd", "\ud800", "\u202e",
+    "nan",
     "$\\frac{", "1e999", "a" * 5000, "é" * 10, "${jndi}", "%s%n", "-1", "true", "null",
 )  # fmt: skip
 NESTS: tuple[Any, ...] = ([], {}, [[]], [None], {"": None}, [0] * 300, {"a": {"b": {"c": []}}})

@@ -1,4 +1,4 @@
-"""What runs leave on disk, as the fuzzer gives it: records, logs, studies, and all that reads them."""
+"""What runs leave on disk, as the fuzzer gives it: records, logs, studies, and their readers."""
 
 from __future__ import annotations
 

@@ -118,7 +118,9 @@ def _unpack(location: Location, name: str, tensors: dict[str, torch.Tensor]) -> 
     weight, scale = tensors[f"{name}.weight"], tensors[f"{name}.weight_scale"].float()
     rows, groups = (1, 1) if scale.ndim == 1 else scale.shape
     ratio = weight.float().reshape(rows, groups, -1) / scale.reshape(rows, groups, 1)
-    off = int(((ratio - ratio.round()).abs() > ON_GRID).sum())
+    # Zeros are on any grid; of others, a scale of 0 or NaN gives no ratio that could be compared.
+    on = ((ratio - ratio.round()).abs() <= ON_GRID) | (weight.reshape(ratio.shape) == 0)
+    off = int((~on).sum())
     if off:
         raise CheckpointError(
             f"ckpt={location.name!r}: {off} of {weight.numel()} weights of {name} are not on the "
