@@ -22,12 +22,12 @@ class TooLargeError(BaseException):
 
 
 @contextlib.contextmanager
-def within(seconds: float = SECONDS, memory: int = MEMORY) -> Iterator[None]:
-    """Raise TooSlowError after `seconds`; let no more than `memory` bytes be allocated anew."""
+def within(seconds: float | None = None, memory: int = MEMORY) -> Iterator[None]:
+    """Raise TooSlowError after `seconds` (SECONDS); allow no more than `memory` bytes anew."""
     old = signal.signal(signal.SIGALRM, _too_slow)
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (_held() + memory, hard))
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS if seconds is None else seconds)
     try:
         yield
     finally:

@@ -69,7 +69,7 @@ GGUF: dict[str, tuple[bytes, str]] = {
     ),
     "an array of 2^62 numbers": (
         _gguf([LLAMA, _fact(b"k", ARRAY, struct.pack("<IQ", U32, 2**62))], [ONE]),
-        "truncated",
+        "truncated|damaged",
     ),
     "an array of 2^62 texts": (
         _gguf([LLAMA, _fact(b"k", ARRAY, struct.pack("<IQ", STRING, 2**62))], [ONE]),
