@@ -200,6 +200,11 @@ def _own(**changes: Any) -> Callable[[Path], None]:
     return build
 
 
+def _twice(place: Path) -> None:
+    _own()(place)
+    _config(quantization_config={"quant_method": "x"})(place)
+
+
 def _save(kind: str, place: Path) -> None:
     if kind == "efficientqat":
         packing.save_efficientqat(place, 2, 8)
@@ -248,6 +253,7 @@ PACKED: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "codes beyond four bits": ("torchao", _fill(f"{Q}.weight", 100), "codes outside"),
     "zeros beyond four bits": ("torchao", _fill(f"{Q}.zeros", 1e9), "zero points outside"),
     "a step of minus one": ("torchao", _fill(f"{Q}.scales", -1.0), "not positive"),
+    "two quantizers": ("own", _twice, "would quantize the same weights again"),
     "a quantizer of nobody": ("own", _own(quantizer="../../x"), "is not known"),
     "a quantizer that is a list": ("own", _own(quantizer=["rtn"]), "is not known|quantizer"),
     "a width that is no number": ("own", _own(w_bits=float("nan")), "is no width"),
