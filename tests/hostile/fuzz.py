@@ -13,8 +13,8 @@ import argparse
 import hashlib
 import importlib.util
 import json
+import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -35,22 +35,18 @@ def main() -> int:
     parser.add_argument("--readers", nargs="*", help="Names; all without it.")
     parser.add_argument("--seed", type=int, default=None, help="Of the mutations.")
     parser.add_argument("--engine", choices=("auto", "atheris", "plain"), default="auto")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     there = importlib.util.find_spec("atheris") is not None
     engine = asked.engine if asked.engine != "auto" else "atheris" if there else "plain"
-    if asked.child:
-        return _child(asked.child, asked.minutes, asked.seed, engine)
     print("engine:", engine if there else "plain mutation (atheris is not installed)", flush=True)
-    names = asked.readers or _names()
+    readers = _load(engine)
+    names = asked.readers or list(readers)
     seed = random.randrange(2**31) if asked.seed is None else asked.seed
-    print(
-        f"{'reader':<14}{'executions':>11}{'accepted':>10}{'a second':>10}{'crashes':>9}"
-        f"   seed {seed}"
-    )
+    head = f"{'reader':<14}{'executions':>11}{'accepted':>10}{'a second':>10}{'crashes':>9}"
+    print(f"{head}   seed {seed}", flush=True)
     total = crashes = 0
     for name in names:
-        found = _turn(name, asked.minutes / len(names), seed, engine)
+        found = _turn(readers[name], asked.minutes / len(names), seed, engine)
         total, crashes = total + found["executions"], crashes + len(found["crashes"])
         rate = found["executions"] / max(found["seconds"], 1e-9)
         print(
@@ -64,32 +60,50 @@ def main() -> int:
     return 1 if crashes else 0
 
 
-def _names() -> list[str]:
-    from tests.hostile.readers import READERS
+def _load(engine: str) -> dict[str, Any]:
+    """Return the readers, instrumented for coverage if they are to be guided by it."""
+    if engine == "atheris":
+        import atheris
 
-    return list(READERS)
+        with atheris.instrument_imports(include=["spectra", "analysis"]):
+            from tests.hostile.readers import READERS
+    else:
+        from tests.hostile.readers import READERS
+    import torch
+
+    torch.set_num_threads(1)
+    return dict(READERS)
 
 
-def _turn(name: str, minutes: float, seed: int, engine: str) -> dict[str, Any]:
+def _turn(reader: Any, minutes: float, seed: int, engine: str) -> dict[str, Any]:
     """Fuzz one reader in a process of its own, which a crash of a library may end."""
     started = time.monotonic()
-    words = [sys.executable, "-m", "tests.hostile.fuzz", "--child", name, "--engine", engine]
-    words += ["--minutes", str(minutes), "--seed", str(seed)]
-    with tempfile.NamedTemporaryFile("w+") as log:
-        done = subprocess.run(words, stdout=subprocess.PIPE, stderr=log, text=True, check=False)
-        log.seek(0)
-        noise = log.read()
-    lines = [line for line in done.stdout.splitlines() if line.startswith('{"executions"')]
-    if not lines:
-        last = " | ".join(noise.strip().splitlines()[-3:])
-        what = f"the process ended with {done.returncode}: {last}"
-        return {
-            "executions": 0,
-            "accepted": 0,
-            "seconds": time.monotonic() - started,
-            "crashes": [what],
-        }
-    return dict(json.loads(lines[-1]))
+    with tempfile.TemporaryDirectory(dir=_memory()) as directory:
+        said, noise = Path(directory) / "said", Path(directory) / "noise"
+        child = os.fork()
+        if child == 0:
+            for path, stream in ((said, 1), (noise, 2)):
+                os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
+            code = 1
+            try:
+                _child(reader, minutes, seed, engine, Path(directory))
+                code = 0
+            except SystemExit:
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        status = os.waitpid(child, 0)[1]
+        lines = said.read_text(errors="replace").splitlines()
+        lines = [line for line in lines if line.startswith('{"executions"')]
+        if lines:
+            return dict(json.loads(lines[-1]))
+        last = " | ".join(noise.read_text(errors="replace").strip().splitlines()[-3:])
+    facts = {"executions": 0, "accepted": 0, "seconds": time.monotonic() - started}
+    return facts | {"crashes": [f"the process ended with {status}: {last}"]}
 
 
 class Counter:
@@ -133,24 +147,11 @@ class Counter:
         return json.dumps(facts | {"crashes": said})
 
 
-def _child(name: str, minutes: float, seed: int, engine: str) -> int:
-    with tempfile.TemporaryDirectory(dir=_memory()) as directory:
-        if engine == "atheris":
-            import atheris
-
-            with atheris.instrument_imports(include=["spectra", "analysis"]):
-                from tests.hostile.readers import READERS
-        else:
-            from tests.hostile.readers import READERS
-        import torch
-
-        torch.set_num_threads(1)
-        reader = READERS[name].prepare(Path(directory))
-        counter = Counter(reader, minutes)
-        if not any([reader.run(data) for data in reader.valid]):
-            raise AssertionError(f"no valid input of {name} is read")
-        (_guided if engine == "atheris" else _plain)(counter, seed, Path(directory))
-    return 0
+def _child(reader: Any, minutes: float, seed: int, engine: str, place: Path) -> None:
+    reader.prepare(place / "files")
+    if not any([reader.run(data) for data in reader.valid]):
+        raise AssertionError(f"no valid input of {reader.name} is read")
+    (_guided if engine == "atheris" else _plain)(Counter(reader, minutes), seed, place)
 
 
 def _plain(counter: Counter, seed: int, _: Path) -> None:
