@@ -17,6 +17,7 @@ from spectra.checkpoint.pickles import STATES, check_program
 from spectra.checkpoint.quiet import first_line
 from spectra.errors import CheckpointError, SpectraError
 from spectra.record.jsonfile import read_json
+from spectra.train.reconstruction import FOLDER
 from spectra.train.saving import LARGEST_STATE, STATE
 
 PICKLES = ("*.pt", "*.pth", "pytorch_model*.bin")
@@ -57,11 +58,15 @@ def check_checkpoint(checkpoint: Path) -> None:
 def check_links(output: Path) -> None:
     """Refuse a run in which a link leads out of it: what is written there would follow.
 
+    Links to directories that no run writes to are left alone.
+
     Raises:
         CheckpointError: With the link.
     """
     root = output.resolve()
-    for path in root.rglob("*"):
+    parts = [*root.glob("checkpoint-*"), root / FOLDER]
+    written = [path for path in root.glob("*") if not path.is_dir()] + parts
+    for path in (*written, *(inner for part in parts for inner in part.glob("*"))):
         if path.is_symlink() and not path.resolve().is_relative_to(root):
             raise CheckpointError(
                 f"output={str(output)!r} holds {str(path.relative_to(root))!r}, a link out of it, "

@@ -26,7 +26,8 @@ def within(seconds: float | None = None, memory: int = MEMORY) -> Iterator[None]
     """Raise TooSlowError after `seconds` (SECONDS); allow no more than `memory` bytes anew."""
     old = signal.signal(signal.SIGALRM, _too_slow)
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (_held() + memory, hard))
+    if held := _status("VmData"):
+        resource.setrlimit(resource.RLIMIT_DATA, (held + memory, hard))
     signal.setitimer(signal.ITIMER_REAL, SECONDS if seconds is None else seconds)
     try:
         yield
@@ -39,8 +40,9 @@ def within(seconds: float | None = None, memory: int = MEMORY) -> Iterator[None]
 @contextlib.contextmanager
 def small_peak(memory: int) -> Iterator[None]:
     """Raise TooLargeError if the peak of resident memory in this block grows by more."""
-    before = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before, peak = _status("VmRSS"), Path("/proc/self/clear_refs")
+    if peak.exists():
+        peak.write_text("5")  # the peak begins anew
     yield
     grown = _status("VmHWM") - before
     if grown > memory:
@@ -59,12 +61,10 @@ def _too_slow(*_: Any) -> None:
     raise TooSlowError
 
 
-def _held() -> int:
-    return _status("VmData")
-
-
 def _status(key: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
+    """Return bytes that Linux tells of this process; 0 elsewhere, where nothing is limited."""
+    path = Path("/proc/self/status")
+    for line in path.read_text().splitlines() if path.exists() else ():
         if line.startswith(f"{key}:"):
             return int(line.split()[1]) * 1024
     return 0
