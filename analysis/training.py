@@ -94,10 +94,10 @@ def _rows(place: Path, name: str) -> list[dict[str, Any]]:
             "quantizer": printable(str(quantization["quantizer"])),
             "recipe": printable(recipe),
             "method": CONTROL if control else printable(method),
-            "w_bits": quantization["w_bits"],
-            "a_bits": quantization["a_bits"],
-            "seed": summary["arguments"].get("seed"),
-            "base_learning_rate": summary["arguments"].get("learning_rate"),
+            "w_bits": _number(quantization["w_bits"]),
+            "a_bits": _number(quantization["a_bits"]),
+            "seed": _number(summary["arguments"].get("seed")),
+            "base_learning_rate": _number(summary["arguments"].get("learning_rate")),
         }
     merged: dict[int, dict[str, Any]] = {}
     names: set[str] = set()
@@ -112,3 +112,8 @@ def _rows(place: Path, name: str) -> list[dict[str, Any]]:
             raise ValueError(len(names))
         merged.setdefault(int(entry["step"]), {}).update(values)
     return [about | merged[step] for step in sorted(merged)]
+
+
+def _number(value: Any) -> float | None:
+    """Return a number, None for anything else."""
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
