@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from analysis.style import RC
+from spectra.errors import printable
 
 SCREEN_DPI = 96
 CSS = """
@@ -50,17 +51,22 @@ class Cell:
     css: str = ""
 
     def __str__(self) -> str:
-        shown = html.escape(self.text)
-        extra = "".join(f' data-{k}="{html.escape(v)}"' for k, v in self.data.items())
+        shown = escaped(self.text)
+        extra = "".join(f' data-{k}="{escaped(v)}"' for k, v in self.data.items())
         if self.data:
-            extra += f' title="{html.escape(", ".join(self.data.values()))}"'
+            extra += f' title="{escaped(", ".join(self.data.values()))}"'
         css = f' class="{self.css}"' if self.css else ""
         return f"<td{css}{extra}>{shown}</td>"
 
 
+def escaped(text: str) -> str:
+    """Return text as it may stand in a page, between tags and in quoted attributes."""
+    return html.escape(printable(text, lines=True))
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[str | Cell]]) -> str:
     """Return a table; plain strings are escaped."""
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
+    head = "".join(f"<th>{escaped(name)}</th>" for name in header)
     lines = []
     for row in rows:
         cells = (str(c if isinstance(c, Cell) else Cell(c)) for c in row)
@@ -74,7 +80,7 @@ def figure(png: Path, caption: str) -> str:
     content = png.read_bytes()
     pixels = int.from_bytes(content[16:20], "big")  # the width, in a PNG's header
     width = round(pixels * SCREEN_DPI / RC["savefig.dpi"])
-    data, text = base64.b64encode(content).decode("ascii"), html.escape(caption)
+    data, text = base64.b64encode(content).decode("ascii"), escaped(caption)
     return (
         f'<figure><img alt="{text}" width="{width}" src="data:image/png;base64,{data}">'
         f"<figcaption>{text}</figcaption></figure>"
@@ -83,17 +89,17 @@ def figure(png: Path, caption: str) -> str:
 
 def paragraph(text: str, css: str = "") -> str:
     """Return a paragraph."""
-    return f"<p{f' class={chr(34)}{css}{chr(34)}' if css else ''}>{html.escape(text)}</p>"
+    return f"<p{f' class={chr(34)}{css}{chr(34)}' if css else ''}>{escaped(text)}</p>"
 
 
 def code(text: str) -> str:
     """Return preformatted text."""
-    return f"<pre>{html.escape(text)}</pre>"
+    return f"<pre>{escaped(text)}</pre>"
 
 
 def section(anchor: str, title: str, *parts: str) -> str:
     """Return a section with a heading that the contents link to."""
-    return "\n".join([f'<h2 id="{anchor}">{html.escape(title)}</h2>', *parts])
+    return "\n".join([f'<h2 id="{anchor}">{escaped(title)}</h2>', *parts])
 
 
 def page(title: str, contents: Mapping[str, str], parts: Iterable[str]) -> str:
@@ -104,13 +110,13 @@ def page(title: str, contents: Mapping[str, str], parts: Iterable[str]) -> str:
         contents: Anchor -> name of each section.
         parts: The sections.
     """
-    links = " ".join(f'<a href="#{a}">{html.escape(n)}</a>' for a, n in contents.items())
+    links = " ".join(f'<a href="#{a}">{escaped(n)}</a>' for a, n in contents.items())
     return "\n".join(
         [
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{html.escape(title)}</title><style>{CSS}</style></head><body>",
-            f"<h1>{html.escape(title)}</h1><nav>{links}</nav>",
+            f"<title>{escaped(title)}</title><style>{CSS}</style></head><body>",
+            f"<h1>{escaped(title)}</h1><nav>{links}</nav>",
             *parts,
             "</body></html>\n",
         ]

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any, TypeGuard
 
+from spectra.errors import printable
+
 WINQ_LABEL = "reference procedure, not a bounded estimate"
 
 RESET, NOISE = 0.4, 1e-3  # the usual reset fraction and weight noise of WinQ
@@ -157,6 +159,11 @@ def masked_share(metadata: Mapping[str, Any]) -> float:
     share = metadata.get("masked_fraction")
     shifted = known(section(metadata, "point").get("proximal"))
     return float(share) if known(share) and not shifted else 0.0
+
+
+def drawn(text: Any, longest: int = 96) -> str:
+    """Return text as it may stand in a figure: short, and no formula whatever it holds."""
+    return printable(str(text), longest=longest).replace("$", r"\$")
 
 
 def known(value: Any) -> TypeGuard[Any]:

@@ -21,7 +21,7 @@ import pandas as pd
 
 from analysis.labels import config_id, is_reference, known, method_of, section
 from spectra import quadrature, record
-from spectra.errors import InputWarning, RecordError, SpectraError, UsageError
+from spectra.errors import InputWarning, RecordError, SpectraError, UsageError, printable
 from spectra.record.files import ARRAYS, METADATA
 from spectra.record.spectrum import Spectrum
 
@@ -269,6 +269,8 @@ def _tidy(rows: list[dict[str, Any]]) -> pd.DataFrame:
         values = frame[name]
         if name in TEXT:
             words = [str(value) if known(value) else None for value in values]
+            if name != "path":  # which must lead back to the record
+                words = [None if word is None else printable(word) for word in words]
             columns[name] = pd.Series(words, index=frame.index, dtype=TEXT_DTYPE)
         elif name == "complete":
             columns[name] = values.astype(bool)

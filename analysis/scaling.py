@@ -8,7 +8,6 @@ entries beyond, the age of the window's maximum, and whether the detector fired
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,9 +15,11 @@ from typing import Any
 
 import pandas as pd
 
-from spectra.errors import RecordError
+from spectra.errors import RecordError, printable
+from spectra.record.jsonfile import parse_json, read_bounded
 
 FILE = "spectra_scaling.jsonl"
+LARGEST = 1 << 30  # bytes; a line a log, a hundred bytes a tensor
 FIELDS = ("ratio", "exceeded", "clipped", "age", "saturated")
 
 
@@ -52,15 +53,22 @@ def load_scaling(
 
 def _rows(file: Path) -> list[dict[str, Any]]:
     rows = []
-    for line in file.read_text(encoding="utf-8").splitlines():
+    try:
+        lines = read_bounded(file, largest=LARGEST).decode().splitlines()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text, or too large"
+        raise RecordError(f"{str(file)!r} cannot be read: {reason}.") from None
+    for line in lines:
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
             for name, values in entry["tensors"].items():
                 layer, _, kind = name.rpartition(".scaling.")
                 about = {"path": str(file.parent), "step": int(entry["step"])}
-                about |= {"tensor": layer, "kind": kind}
+                about |= {"tensor": printable(layer), "kind": printable(kind)}
+                if not all(isinstance(v, int | float | None) for v in values):
+                    raise TypeError(name)
                 rows.append(about | dict(zip(FIELDS, values, strict=True)))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             raise RecordError(
                 f"{str(file)!r} holds a line that is no log of delayed scaling; delete that line."
             ) from None

@@ -21,7 +21,7 @@ import pandas as pd
 import scipy.stats
 from numpy.typing import NDArray
 
-from analysis.labels import bits_label, known
+from analysis.labels import bits_label, drawn, known
 from spectra.errors import UsageError, nearest
 from spectra.quadrature.estimates import CONFIDENCE, RESOLVED_WIDTH
 
@@ -80,7 +80,7 @@ def quantity_label(name: str) -> str:
         return f"share of eigenvalues\nwith |λ| ≤ {name.removeprefix('near_zero_rel_')} ρ"
     if name.startswith("near_zero_"):
         return f"share of eigenvalues\nwith |λ| ≤ {name.removeprefix('near_zero_')}"
-    return LABELS.get(name, name)
+    return LABELS.get(name) or drawn(name)
 
 
 def is_share(name: str) -> bool:
@@ -94,7 +94,7 @@ def value_label(name: str, value: Any, runs: pd.DataFrame) -> str:
         return {"w_bits": "not quantized", "method": "no method"}.get(name, f"no {name}")
     if name == "w_bits":
         return bits_label(value, only(runs, "a_bits"))
-    words = f"{value:g}" if isinstance(value, int | float) else str(value)
+    words = f"{value:g}" if isinstance(value, int | float) else drawn(value)
     names = {
         "layer": "block", "toward_grid": "f =", "noisy_weights": "noise", "proximal": "γ =",
         "surface": "surface", "step": "step",

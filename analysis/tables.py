@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from analysis.labels import WINQ_LABEL, bits_label, known, point_words, step_label
+from spectra.errors import RecordError, printable
+from spectra.record import write_atomically
 
 DASH = "–"
 BELOW = "below δ"
+LONGEST = 200  # characters of a cell
 SIGNIFICANT = 5  # digits of an end of an interval
 SIGN = str.maketrans("-", "−")
 REFERENCE_NOTE = f"ref: {WINQ_LABEL}; mean ± std over batches of node sums, whose error is unknown"
@@ -38,7 +42,7 @@ def table(
         relative: Whether to add the thresholds relative to the spectral radius.
         by: Further columns of `runs` to show, in front.
     """
-    columns: dict[str, list[str]] = {"run": runs["name"].tolist()}
+    columns: dict[str, list[str]] = {"run": [text(name) for name in runs["name"]]}
     rows: list[Any] = runs.to_dict("records")
     for name in by:
         columns[name] = [text(row.get(name)) for row in rows]
@@ -118,6 +122,30 @@ def mass_columns(
     return plain + scaled
 
 
+def write_csv(rows: pd.DataFrame, place: str | Path | None) -> str:
+    """Write every row as CSV, free of control characters, and return its text.
+
+    Args:
+        rows: Any table.
+        place: Where; None writes nothing. A link there is replaced, not followed.
+
+    Raises:
+        RecordError: If it cannot be written.
+    """
+    shown = rows.copy()
+    for name in shown.columns:
+        if any(isinstance(value, str) for value in shown[name]):
+            shown[name] = [printable(v) if isinstance(v, str) else v for v in shown[name]]
+    content = str(shown.to_csv(index=False))
+    if place is not None:
+        try:
+            write_atomically(Path(place), content.encode())
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise RecordError(f"csv={str(place)!r} cannot be written: {reason}.") from None
+    return content
+
+
 def aligned(rows: list[list[str]]) -> list[str]:
     """Return rows of cells as lines, the first column flush left, the others flush right."""
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
@@ -182,7 +210,9 @@ def text(value: Any) -> str:
     """Return a value as a cell."""
     if not known(value):
         return DASH
-    return f"{value:.3g}".translate(SIGN) if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.3g}".translate(SIGN)
+    return printable(str(value), longest=LONGEST)
 
 
 def _threshold(name: str) -> float:

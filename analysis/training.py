@@ -7,7 +7,6 @@ A run is a directory with the Trainer's `trainer_state.json` and, if `spectra tr
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Iterable
@@ -18,11 +17,15 @@ import pandas as pd
 
 from analysis.labels import method_name
 from analysis.load import TEXT_DTYPE, RecordWarning, natural
-from spectra.errors import RecordError
+from spectra.errors import RecordError, printable
+from spectra.record.jsonfile import read_json
 
 STATE, SUMMARY = "trainer_state.json", "spectra_training.json"
 TEXT = ("path", "run", "quantizer", "recipe", "method")
 CONTROL = "scales only"
+LARGEST = 1 << 28  # bytes of the log of a run of a million steps
+LONGEST_NAME = 100
+MOST_COLUMNS = 1000  # of a table with a row a step: what a run logs has tens of names
 
 
 def load_training(
@@ -46,7 +49,7 @@ def load_training(
     for place, name in _runs(roots).items():
         try:
             rows += _rows(place, name)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
             warnings.warn(
                 f"left out: {str(place)!r} holds a log that cannot be read.",
                 RecordWarning,
@@ -80,24 +83,37 @@ def _runs(roots: Iterable[str | os.PathLike[str]]) -> dict[Path, str]:
 
 
 def _rows(place: Path, name: str) -> list[dict[str, Any]]:
-    history = json.loads((place / STATE).read_text(encoding="utf-8"))["log_history"]
-    about: dict[str, Any] = {"path": str(place), "run": name}
+    history = read_json(place / STATE, largest=LARGEST)["log_history"]
+    about: dict[str, Any] = {"path": str(place), "run": printable(name)}
     if (place / SUMMARY).exists():
-        summary = json.loads((place / SUMMARY).read_text(encoding="utf-8"))
+        summary = read_json(place / SUMMARY)
         quantization, recipe = summary["quantization"], summary["recipe"]["name"]
         method = method_name(recipe, summary["recipe"])
         control = summary["request"].get("trainable") == "scales"
         about |= {
-            "quantizer": quantization["quantizer"],
-            "recipe": recipe,
-            "method": CONTROL if control else method,
-            "w_bits": quantization["w_bits"],
-            "a_bits": quantization["a_bits"],
-            "seed": summary["arguments"].get("seed"),
-            "base_learning_rate": summary["arguments"].get("learning_rate"),
+            "quantizer": printable(str(quantization["quantizer"])),
+            "recipe": printable(recipe),
+            "method": CONTROL if control else printable(method),
+            "w_bits": _number(quantization["w_bits"]),
+            "a_bits": _number(quantization["a_bits"]),
+            "seed": _number(summary["arguments"].get("seed")),
+            "base_learning_rate": _number(summary["arguments"].get("learning_rate")),
         }
     merged: dict[int, dict[str, Any]] = {}
+    names: set[str] = set()
     for entry in history:  # a step logs its loss and its evaluation apart
-        values = {k: v for k, v in entry.items() if isinstance(v, int | float)}
+        values = {
+            printable(k, longest=LONGEST_NAME): v
+            for k, v in entry.items()
+            if isinstance(v, int | float) and k not in TEXT
+        }
+        names.update(values)
+        if len(names) > MOST_COLUMNS:
+            raise ValueError(len(names))
         merged.setdefault(int(entry["step"]), {}).update(values)
     return [about | merged[step] for step in sorted(merged)]
+
+
+def _number(value: Any) -> float | None:
+    """Return a number, None for anything else."""
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -1,8 +1,11 @@
-"""Every error and warning that Spectra raises on purpose.
+r"""Every error and warning that Spectra raises on purpose.
 
 A message is one sentence in three parts: what was given (the value), the rule, the cure, as in
 "lanczos_steps=200 exceeds the operator's dimension 96; pass at most 96." The command line prints
 the sentence alone and exits with `exit_code`.
+
+Names of tensors, files and models come from strangers, and a terminal obeys what is written to it.
+So no message carries a control character: `printable` writes them out, as \x1b.
 """
 
 from __future__ import annotations
@@ -10,11 +13,39 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 4000  # characters of a message; what a file says in a name has no end of its own
+# Control characters, marks that reverse the direction of writing, line and paragraph separators,
+# and halves of surrogate pairs, which no encoding can write.
+_BARRED = (
+    *range(0x20), *range(0x7F, 0xA0), 0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F),
+    *range(0x2066, 0x206A), *range(0xD800, 0xE000),
+)  # fmt: skip
+_ESCAPES = {code: ascii(chr(code))[1:-1] for code in _BARRED}
+_IN_LINES = {code: escape for code, escape in _ESCAPES.items() if chr(code) not in "\n\t"}
+
+
+def printable(text: str, *, longest: int | None = None, lines: bool = False) -> str:
+    r"""Return `text` with every control character written out, as \x1b or \n.
+
+    Args:
+        text: What a file, a path or a person says.
+        longest: Characters beyond which its middle is left out.
+        lines: Whether line ends and tabs stay what they are.
+    """
+    if longest is not None and len(text) > longest:
+        text = f"{text[: longest * 3 // 4]} … {text[-(longest // 4) :]}"
+    return text.translate(_IN_LINES if lines else _ESCAPES)
+
 
 class SpectraError(Exception):
     """Something outside the caller's arguments failed: a file, a model, the machine."""
 
     exit_code = 1
+
+    def __init__(self, *words: object) -> None:
+        super().__init__(
+            *(printable(w, longest=LONGEST) if isinstance(w, str) else w for w in words)
+        )
 
 
 class UsageError(SpectraError, ValueError):
@@ -45,6 +76,11 @@ class OutOfMemoryError(SpectraError):
 
 class SpectraWarning(UserWarning):
     """Base of every warning of this package."""
+
+    def __init__(self, *words: object) -> None:
+        super().__init__(
+            *(printable(w, longest=LONGEST) if isinstance(w, str) else w for w in words)
+        )
 
 
 class NumericalWarning(SpectraWarning):

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import NDArray
 
-from analysis.labels import bits_label, known, method_of, model_name, section, step_label
+from analysis.labels import bits_label, drawn, known, method_of, model_name, section, step_label
 from analysis.load import spectrum
 from analysis.sweeps import AT_REST, MOVES, value_label
 from spectra.errors import UsageError
@@ -112,12 +112,12 @@ def _label(one: Spectrum, hue: str | None, value: Any) -> str:
     if hue in MOVES:
         return value_label(hue, value, pd.DataFrame())
     if hue is not None:
-        return f"{value}" if known(value) else f"no {hue}"
+        return drawn(value) if known(value) else f"no {hue}"
     if isinstance(value, str):
-        return value
+        return drawn(value)
     step = step_label(checkpoint.get("step"))
     bits = bits_label(checkpoint.get("w_bits"), checkpoint.get("a_bits"))
-    parts = (model_name(one.metadata), bits, step and f"step {step}")
+    parts = (drawn(model_name(one.metadata)), bits, step and f"step {step}")
     return " ".join(part for part in parts if part)
 
 

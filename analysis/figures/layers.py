@@ -18,7 +18,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
-from analysis.labels import step_label
+from analysis.labels import drawn, step_label
 from analysis.style import BLACK, axes_for, figure_style
 from analysis.sweeps import (
     IDENTITY,
@@ -176,7 +176,7 @@ def _axes(ax: Axes, columns: list[Any], rows: list[Any], x: str, y: str) -> None
 def _tick(name: str, value: Any) -> str:
     if name == "step":
         return step_label(value)
-    return f"{value:g}" if isinstance(value, int | float) else str(value)
+    return f"{value:g}" if isinstance(value, int | float) else drawn(value)
 
 
 def _below(

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.figures.axes import LAMBDA, lambda_axis
-from analysis.labels import bits_label, known
+from analysis.labels import bits_label, drawn, known
 from analysis.style import BLUE, GREEN, VERMILION, axes_for
 from spectra.errors import UsageError
 
@@ -86,4 +86,4 @@ def _label(row: Any) -> str:
     method = row.get("method")
     parts.append(method if known(method) and method != "baseline" else None)
     words = [str(part) for part in parts if known(part) and part]
-    return " ".join(words) or str(row.get("name"))
+    return drawn(" ".join(words) or row.get("name"))

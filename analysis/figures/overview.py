@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from analysis.figures.bands import plot_mass_curve
 from analysis.figures.density import plot_density
 from analysis.figures.winq import plot_winq
-from analysis.labels import is_reference, title_parts
+from analysis.labels import drawn, is_reference, title_parts
 from analysis.load import spectrum
 from analysis.style import figure_style
 from analysis.summary import effort
@@ -38,7 +38,7 @@ def plot_record(run: Any) -> Figure:
             plot_density(one, ax=panels[0])
         if both:
             plot_mass_curve(one, ax=panels[1], relative_axis=True)
-        name = "  ·  ".join(title_parts(one.metadata))
+        name = drawn("  ·  ".join(title_parts(one.metadata)), 400)
         figure.suptitle(textwrap.fill(name, 96), x=0.02, ha="left", fontsize=10, weight="bold")
         figure.supxlabel(effort(one), x=0.99, ha="right", fontsize=7.5, color="#666666")
     return figure

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.forgetting import RISE, forgetting, is_plain
+from analysis.labels import drawn
 from analysis.style import BLUE, GREEN, GREY, VERMILION, axes_for, colours, figure_style
 from spectra.errors import UsageError
 
@@ -95,7 +96,9 @@ def plot_forgetting(runs: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
                 error = 2 * curve["kept_rise_se"].fillna(0.0)
                 low, high = curve["kept_rise"] - error, curve["kept_rise"] + error
                 ax.fill_between(curve["step"], low, high, color=colour, alpha=0.15, linewidth=0)
-            name = "control, plain precision" if plain else str(first.get("quantizer", "quantized"))
+            name = (
+                "control, plain precision" if plain else drawn(first.get("quantizer", "quantized"))
+            )
             rate = "" if verdict.learning_rate is None else f", lr {verdict.learning_rate:g}"
             said = "forgotten" if verdict.forgotten else "kept"
             style = "--" if plain else "-"

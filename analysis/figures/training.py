@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.labels import bits_label
+from analysis.labels import bits_label, drawn
 from analysis.style import (
     BLUE,
     GREEN,
@@ -82,10 +82,10 @@ def plot_training(runs: pd.DataFrame, y: str = "eval_loss", *, ax: Axes | None =
                 ax.plot(one["step"], one[y], color=palette[name], linewidth=0.6, alpha=0.55)
             seeds = group["path"].nunique()
             mean = group.groupby("step")[y].mean()[group.groupby("step")[y].count() == seeds]
-            label = NAMES.get(name, name)
+            label = NAMES.get(name) or drawn(name)
             ax.plot(mean.index, mean, color=palette[name], linewidth=1.8, label=label)
         ax.set_xlabel("step")
-        ax.set_ylabel(LABELS.get(y, y))
+        ax.set_ylabel(LABELS.get(y) or drawn(y))
         ax.legend()
     return ax
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import warnings
 from pathlib import Path, PurePosixPath
@@ -11,6 +10,7 @@ from typing import Any
 from analysis import html
 from analysis.labels import known, section
 from analysis.load import RecordWarning
+from spectra.record.jsonfile import read_json
 from spectra.record.spectrum import Spectrum
 
 STUDY = "study.json"
@@ -22,7 +22,7 @@ def study_of(root: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError):
         content = None
     plain = (str, int, float, list, type(None))

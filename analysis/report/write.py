@@ -19,8 +19,10 @@ from analysis.report import sections
 from analysis.report.commands import commands
 from analysis.report.drawings import FIGURES, draw
 from analysis.report.paths import shorter
+from analysis.tables import write_csv
 from analysis.training import load_training
 from spectra.errors import RecordError, SpectraError
+from spectra.record import write_atomically
 from spectra.record.spectrum import Spectrum
 
 REPORT, TABLES = "report.html", "tables"
@@ -41,14 +43,13 @@ def write_report(results: str | os.PathLike[str]) -> list[Path]:
     spectra = [] if records is None else [spectrum(row) for _, row in records.iterrows()]
     found, notes = collect(records, training)
     try:
-        (root / FIGURES).mkdir(exist_ok=True)
-        (root / TABLES).mkdir(exist_ok=True)
+        for place in (root / FIGURES, root / TABLES):
+            _make(place)
         written = _tables(root, records, training, found)
         drawn = draw(root, records, training)
         path = root / REPORT
-        path.write_text(
-            _page(root, records, spectra, training, (found, notes), drawn), encoding="utf-8"
-        )
+        page = _page(root, records, spectra, training, (found, notes), drawn)
+        write_atomically(path, page.encode())
     except OSError as error:
         raise RecordError(
             f"the report cannot be written below {str(root)!r}: {error.strerror}."
@@ -74,6 +75,15 @@ def _read(root: Path) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:
     return records, training
 
 
+def _make(place: Path) -> None:
+    """Make a directory; results of somebody else may have a link of its name to any place."""
+    if place.is_symlink():
+        raise RecordError(
+            f"{str(place)!r} is a link, and a report is written below its results; remove it."
+        )
+    place.mkdir(exist_ok=True)
+
+
 def _tables(
     root: Path,
     records: pd.DataFrame | None,
@@ -90,7 +100,7 @@ def _tables(
             if "path" in frame:
                 frame = frame.assign(path=[shorter(root, path) for path in frame["path"]])
             path = root / TABLES / f"{name}.csv"
-            frame.to_csv(path, index=False)
+            write_csv(frame, path)
             written.append(path)
     return written
 

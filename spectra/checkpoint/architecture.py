@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import torch
 
+from spectra.checkpoint.bounds import check_numbers, counted
 from spectra.checkpoint.formats import consolidated
 from spectra.checkpoint.locate import CONSOLIDATED, Location
 from spectra.checkpoint.quiet import first_line
 from spectra.checkpoint.tensors import list_tensors
 from spectra.errors import CheckpointError, nearest
 from spectra.quant.swap import linear_layers
+from spectra.record.jsonfile import read_json as read_json_file
 
 
 def read_json(location: Location) -> dict[str, Any]:
@@ -24,18 +25,21 @@ def read_json(location: Location) -> dict[str, Any]:
     if location.config is None:
         return {}
     if location.format == CONSOLIDATED:
-        return consolidated.read_params(location.config)
+        params = consolidated.read_params(location.config)
+        check_numbers(location.name, params)
+        return params
     where = f"{str(location.config)!r}"
     try:
-        config = json.loads(location.config.read_text(encoding="utf-8"))
+        config = read_json_file(location.config)
     except FileNotFoundError:
         raise CheckpointError(f"{where} does not exist; a checkpoint needs one.") from None
     except OSError as error:
         raise CheckpointError(f"{where} cannot be read: {error.strerror}.") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise CheckpointError(f"{where} is not JSON: {first_line(error)}.") from None
     if not isinstance(config, dict):
         raise CheckpointError(f"{where} is not a JSON object; copy it again.")
+    check_numbers(location.name, config)
     if "transformers_weights" in config:
         raise CheckpointError(
             f"{where} points to other weight files (`transformers_weights`), which is not "
@@ -89,8 +93,16 @@ def _from_params(location: Location, params: dict[str, Any]) -> Any:
         ) from None
 
 
-def skeleton(location: Location, config: Any, *, trust_remote_code: bool) -> Any:
+def skeleton(
+    location: Location, config: Any, *, trust_remote_code: bool, stored: int | None = None
+) -> Any:
     """Return the model on the meta device: names and shapes, no memory.
+
+    Args:
+        location: The checkpoint.
+        config: What `configuration` returned.
+        trust_remote_code: Whether Python code that comes with the checkpoint may run.
+        stored: Number of its stored tensors, None where they are not known.
 
     Raises:
         CheckpointError: If no model can be built from the configuration.
@@ -98,7 +110,7 @@ def skeleton(location: Location, config: Any, *, trust_remote_code: bool) -> Any
     from transformers import AutoModelForCausalLM
 
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), counted(stored):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except Exception as error:  # any value of the configuration may be the reason
         raise CheckpointError(

@@ -6,6 +6,7 @@ that parameters are counted and selected as in the loaded model.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 from spectra.checkpoint import architecture
+from spectra.checkpoint.bounds import PACKED, check_fits
 from spectra.checkpoint.formats import gguf
 from spectra.checkpoint.locate import Location, locate
 from spectra.checkpoint.plan import Plan
@@ -110,7 +112,14 @@ def describe(
         tensors = None if location.format in ("gguf", "hub") else list_tensors(location)
         stored = _stored(location, tensors, raw)
         config = architecture.configuration(location, trust_remote_code=trust_remote_code)
-        model = architecture.skeleton(location, config, trust_remote_code=trust_remote_code)
+        model = architecture.skeleton(
+            location,
+            config,
+            trust_remote_code=trust_remote_code,
+            stored=_count(location, tensors),
+        )
+    if tensors:
+        check_fits(location, model, PACKED * sum(math.prod(t.shape) for t in tensors))
     text = config.get_text_config()
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     parameters, linear = sum(p.numel() for p in model.parameters()), _linear(model, head)
@@ -138,6 +147,12 @@ def describe(
         notes=location.notes + ((what_runs(plan.qat), *plan.notes) if plan else ()),
         skeleton=model,
     )
+
+
+def _count(location: Location, tensors: list[TensorInfo] | None) -> int | None:
+    if location.format == "gguf":
+        return gguf.read_gguf_header(location.weights[0]).tensors
+    return None if tensors is None or location.format == "hub" else len(tensors)
 
 
 def _stored(location: Location, tensors: list[TensorInfo] | None, config: dict[str, Any]) -> str:

@@ -8,18 +8,21 @@ latent weights; their scales are never held below float32.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
-from functools import reduce
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from spectra.checkpoint import architecture, verify
+from spectra.checkpoint.bounds import PACKED, check_fits
 from spectra.checkpoint.formats import gguf
 from spectra.checkpoint.locate import Location, locate
 from spectra.checkpoint.meta import Checkpoint, CheckpointMeta, content_hash
 from spectra.checkpoint.placement import parse_device, parse_dtype
+from spectra.checkpoint.plan import Plan
 from spectra.checkpoint.qat import Asked
 from spectra.checkpoint.quantization import (
     make_plan,
@@ -85,25 +88,34 @@ def load_checkpoint(
     is_gguf = location.format == "gguf"
     with quiet(bars=is_gguf):
         tensors = None if is_gguf else list_tensors(location)
-        config: Any = None
+        header = gguf.read_gguf_header(location.weights[0]) if is_gguf else None
+
+        @cache
+        def empty() -> Any:
+            return architecture.skeleton(
+                location,
+                architecture.configuration(location, trust_remote_code=trust_remote_code),
+                trust_remote_code=trust_remote_code,
+                stored=header.tensors if header else len(tensors or ()),
+            )
 
         def linear() -> dict[str, tuple[int, int]]:
-            made = architecture.configuration(location, trust_remote_code=trust_remote_code)
-            return architecture.linear_shapes(
-                architecture.skeleton(location, made, trust_remote_code=trust_remote_code)
-            )
+            return architecture.linear_shapes(empty())
 
         plan = make_plan(location, tensors or (), architecture.read_json(location), asked, linear)
         expected = plan.expected if plan else frozenset()
         stored, kinds, notes = _types(location, tensors, expected)
         config = architecture.configuration(location, trust_remote_code=trust_remote_code)
+        check_fits(location, empty(), header.values if header else _held(tensors or [], plan))
         unpacked = unpack(location, tensors or [], plan)
         if plan and (plan.packed or plan.plain_config):
             architecture.forget_quantization(config)
         final = chosen or stored[0]
         # Through the widest stored type, so that the conversion below is the only rounding.
         first = reduce(torch.promote_types, stored) if final == torch.float64 else final
-        model, found = _load(location, config, first, trust_remote_code, expected, unpacked)
+        model, found = _load(
+            location, config, first, trust_remote_code, expected, unpacked, type(empty())
+        )
         if plan:
             layers = match_layers(location, model, plan, {t.name: t.shape for t in tensors or ()})
         notes += found + _rounding(stored, final)
@@ -143,6 +155,12 @@ def _hashed(location: Location) -> list[Path]:
     return files + [quantization] * (location.format != "gguf" and quantization.is_file())
 
 
+def _held(tensors: list[TensorInfo], plan: Plan | None) -> int:
+    """Return how many values of the model are stored; of packed layers, at most."""
+    fields = PACKED if plan and plan.packed else 1
+    return fields * sum(math.prod(tensor.shape) for tensor in tensors)
+
+
 def _types(
     location: Location, tensors: list[TensorInfo] | None, expected: Collection[str]
 ) -> tuple[list[torch.dtype], list[str], tuple[str, ...]]:
@@ -169,6 +187,7 @@ def _load(
     trust_remote_code: bool,
     expected: Collection[str],
     unpacked: Unpacked | None,
+    own: type,
 ) -> tuple[Any, tuple[str, ...]]:
     from transformers import AutoModelForCausalLM
 
@@ -177,8 +196,7 @@ def _load(
         arguments = gguf.load_arguments(location.weights[0])
     elif unpacked is not None:
         # Without files, only the class of the model itself takes tensors.
-        empty = architecture.skeleton(location, config, trust_remote_code=trust_remote_code)
-        family, arguments = type(empty), {"state_dict": unpacked.state}
+        family, arguments = own, {"state_dict": unpacked.state}
     else:
         arguments = {"use_safetensors": "safetensors" in location.format}
     try:

@@ -12,16 +12,19 @@ opened here beyond the files that tell the step, and the shard index.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spectra.checkpoint import hub
+from spectra.checkpoint.entries import CHECKPOINT, check_entries
 from spectra.errors import CheckpointError, UsageError, nearest
 from spectra.quant.saved import FILE as QUANTIZATION
+from spectra.record.jsonfile import read_json
 
 TINY = "tiny"
+LARGEST_INDEX = 1 << 26  # bytes; of a model of 700 000 tensors
+LARGEST_STATE = 1 << 28  # of the log of a run of a million steps
 PARAMS, CONSOLIDATED = "params.json", "consolidated .pth"
 _META = re.compile(r"consolidated(\.\d+)?\.pth")
 FORMATS = {
@@ -31,7 +34,6 @@ FORMATS = {
     "pytorch_model.bin.index.json": "sharded pytorch_model.bin",
 }
 TRAINER = "trainer_state.json"
-CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 REVISION_STEP = re.compile(r"step[-_]?(\d+)")
 
 
@@ -131,10 +133,7 @@ def _file(name: str, path: Path) -> Location:
 
 
 def _directory(name: str, path: Path) -> Location:
-    try:
-        files = {entry.name for entry in path.iterdir()}
-    except OSError as error:
-        raise CheckpointError(f"ckpt={name!r} cannot be read: {error.strerror}.") from None
+    files = check_entries(name, path)
     if not files:
         raise CheckpointError(f"ckpt={name!r} is an empty directory; point to a checkpoint.")
     if "adapter_config.json" in files:
@@ -191,10 +190,10 @@ def read_index(path: Path) -> dict[str, str]:
         CheckpointError: If it is not such an index, or names a file outside its directory.
     """
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
+        index = read_json(path, largest=LARGEST_INDEX)
         dict(index["metadata"])  # may be empty, but transformers wants it
         entries = {str(tensor): str(file) for tensor, file in index["weight_map"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise CheckpointError(
             f"{str(path)!r} is not a shard index (JSON with `metadata` and `weight_map`); copy it "
             "again."
@@ -214,8 +213,8 @@ def stated_step(path: Path) -> tuple[int | None, str]:
     """
     for name, key in ((TRAINER, "global_step"), (QUANTIZATION, "step")):
         try:
-            state = json.loads((path / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
+            state = read_json(path / name, largest=LARGEST_STATE)
+        except (OSError, ValueError):
             continue
         step = state.get(key) if isinstance(state, dict) else None
         if isinstance(step, int) and not isinstance(step, bool):

@@ -25,7 +25,7 @@ from spectra.checkpoint.unpack import Unpacked
 from spectra.errors import CheckpointError, UsageError
 from spectra.quant import QuantSpec
 from spectra.quant.quantizer import FULL_BITS
-from spectra.quant.saved import read_saved
+from spectra.quant.saved import FILE, read_saved
 from spectra.quant.swap import linear_layers, prepare
 
 
@@ -54,6 +54,12 @@ def make_plan(
     names = None if stored is None else list(stored)
     saved = None if location.format == "gguf" else read_saved(location.directory)
     if saved is not None:
+        if config.get("quantization_config"):
+            raise CheckpointError(
+                f"ckpt={location.name!r} has a {FILE}, and in its config.json a "
+                "quantization_config besides, which would quantize the same weights again; remove "
+                "the one that is not its own."
+            )
         return own.plan(location, names, saved, asked)
     for read in (efficientqat.plan, torchao.plan, bitnet.plan, compressed.plan):
         if stored is not None and (found := read(location, stored, config, asked, linear)):

@@ -6,7 +6,8 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from spectra.checkpoint.locate import CHECKPOINT, FORMATS, shorten, stated_step
+from spectra.checkpoint.entries import CHECKPOINT
+from spectra.checkpoint.locate import FORMATS, shorten, stated_step
 from spectra.errors import CheckpointError, InputWarning, UsageError
 
 

@@ -2,15 +2,14 @@
 
 A safetensors file is: the length N of the header (8 bytes, little-endian), N bytes of JSON
 {name: {dtype, shape, data_offsets: [begin, end]}}, then the data, which ends where the last tensor
-ends. So a truncated file is recognized from its first kilobytes and its size. A pickle is opened
-with torch's restricted loader (`weights_only`) on the meta device.
+ends. So a truncated file is recognized from its first kilobytes and its size. Every byte of the
+data belongs to one tensor: what overlaps could make a small file fill any memory. A pickle is
+opened on the meta device, see pickles.py.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import pickle
 import struct
 from collections import Counter
 from collections.abc import Iterable
@@ -23,10 +22,14 @@ from safetensors import safe_open
 
 from spectra.checkpoint.formats import consolidated
 from spectra.checkpoint.locate import CONSOLIDATED, PARAMS, Location, shorten
+from spectra.checkpoint.pickles import open_state, zipped
 from spectra.checkpoint.quiet import first_line
 from spectra.errors import CheckpointError
+from spectra.record.jsonfile import parse_json
 
 HEADER_LIMIT = 100_000_000  # bytes, the format's own limit
+LEAST_ENTRY = 40  # bytes of a header that a tensor takes; lists without end take two each
+LARGEST_RANK, LARGEST_EXTENT = 64, 1 << 63
 TYPES = {
     "F64": (torch.float64, 8),
     "F32": (torch.float32, 4),
@@ -63,10 +66,10 @@ def list_tensors(location: Location) -> list[TensorInfo]:
     if location.format == CONSOLIDATED:
         return [
             TensorInfo(name, tensor.dtype, tensor.shape)
-            for tensor in _pickle(location.weights[0])
+            for tensor in _state(location.weights[0])
             if (name := consolidated.here(tensor.name)) is not None
         ]
-    read = _pickle if "bin" in location.format else read_header
+    read = _state if "bin" in location.format else read_header
     found: dict[str, TensorInfo] = {}
     for path in location.weights:
         entries = read(path)
@@ -93,7 +96,7 @@ def read_tensors(location: Location, names: Iterable[str]) -> dict[str, torch.Te
     for path in location.weights:
         try:
             if "bin" in location.format:
-                state = torch.load(path, map_location="cpu", weights_only=True, mmap=_zipped(path))
+                state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped(path))
                 found.update({n: t.clone() for n, t in state.items() if n in wanted})
                 continue
             with safe_open(path, framework="pt") as file:
@@ -108,7 +111,7 @@ def _translated(location: Location, wanted: set[str]) -> dict[str, torch.Tensor]
     (path,), found = location.weights, {}
     params = consolidated.read_params(location.directory / PARAMS)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=_zipped(path))
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped(path))
     except Exception as error:  # the readers' own errors, of a file that has changed since
         raise CheckpointError(f"{str(path)!r} cannot be read: {first_line(error)}.") from None
     for stored, tensor in state.items():
@@ -131,7 +134,7 @@ def read_header(path: Path) -> list[TensorInfo]:
     """Return the tensors that the header of a safetensors file lists.
 
     Raises:
-        CheckpointError: If it is no safetensors file, or shorter than its header says.
+        CheckpointError: If it is no safetensors file, or its data are not what its header says.
     """
     try:
         size = path.stat().st_size
@@ -148,29 +151,55 @@ def read_header(path: Path) -> list[TensorInfo]:
     except OSError as error:
         raise CheckpointError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
     try:
-        header = json.loads(raw)
-        header.pop("__metadata__", None)
-        entries = {str(name): _entry(str(name), entry) for name, entry in header.items()}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        entries = _entries(raw)
+    except (ValueError, TypeError, KeyError, AttributeError):
         raise CheckpointError(
             f"{str(path)!r} is not a safetensors file: its header cannot be parsed; copy or "
             "download it again."
         ) from None
-    end = 8 + length + max((end for _, end in entries.values()), default=0)
-    if end > size:
-        raise CheckpointError(_truncated(path, size, end))
-    return [info for info, _ in entries.values()]
+    _check_data(path, [place for _, *place in entries], size - 8 - length)
+    return [info for info, *_ in entries]
 
 
-def _entry(name: str, entry: dict[str, Any]) -> tuple[TensorInfo, int]:
-    begin, end = (int(offset) for offset in entry["data_offsets"])
-    shape = tuple(int(n) for n in entry["shape"])
+def _entries(raw: bytes) -> list[tuple[TensorInfo, int, int]]:
+    most = len(raw) // LEAST_ENTRY + 8
+    if raw.count(b"{") > most or raw.count(b"[") > 2 * most:
+        raise ValueError("nested")
+    header = parse_json(raw)
+    header.pop("__metadata__", None)
+    return [_entry(name, entry) for name, entry in header.items()]
+
+
+def _entry(name: str, entry: dict[str, Any]) -> tuple[TensorInfo, int, int]:
+    begin, end = offsets = entry["data_offsets"]
+    shape = tuple(entry["shape"])
+    if len(shape) > LARGEST_RANK or any(
+        type(n) is not int or not 0 <= n < LARGEST_EXTENT for n in (*offsets, *shape)
+    ):
+        raise ValueError(name)
     dtype, width = TYPES.get(entry["dtype"], (None, None))
-    if min((begin, *shape)) < 0 or begin > end:
+    if begin > end or (width is not None and end - begin != width * math.prod(shape)):
         raise ValueError(name)
-    if width is not None and end - begin != width * math.prod(shape):
-        raise ValueError(name)
-    return TensorInfo(name, dtype, shape), end
+    return TensorInfo(name, dtype, shape), begin, end
+
+
+def _check_data(path: Path, places: list[list[int]], size: int) -> None:
+    at = 0
+    for begin, end in sorted(places):
+        if begin != at:
+            raise CheckpointError(
+                f"{str(path)!r} is not a safetensors file: its tensors overlap, or leave bytes "
+                "between them; copy or download it again."
+            )
+        at = end
+    before = path.stat().st_size - size
+    if at > size:
+        raise CheckpointError(_truncated(path, before + size, before + at))
+    if at < size:
+        raise CheckpointError(
+            f"{str(path)!r} is not a safetensors file: {size - at:,} bytes follow its last tensor; "
+            "copy or download it again."
+        )
 
 
 def _truncated(path: Path, size: int, needed: int) -> str:
@@ -180,39 +209,5 @@ def _truncated(path: Path, size: int, needed: int) -> str:
     )
 
 
-def _pickle(path: Path) -> list[TensorInfo]:
-    try:
-        state = _restricted(path)
-    except Exception as error:  # the unpickler's own errors, and whatever damaged bytes lead to
-        if isinstance(error, pickle.UnpicklingError) and _is_pickle(path):
-            raise CheckpointError(
-                f"{str(path)!r} is a pickle of more than tensors, which could run code when read, "
-                "and is refused; save the model again as safetensors."
-            ) from None
-        raise CheckpointError(
-            f"{str(path)!r} is damaged or no PyTorch file: {first_line(error)}; copy it again."
-        ) from None
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise CheckpointError(
-            f"{str(path)!r} is not a state dict (names to tensors); save the model with "
-            "save_pretrained."
-        )
-    return [TensorInfo(str(k), v.dtype, tuple(v.shape)) for k, v in state.items()]
-
-
-def _restricted(path: Path) -> Any:
-    # Files from before torch 1.6 are no zip archives and cannot be mapped; they are read whole.
-    return torch.load(path, map_location="meta", weights_only=True, mmap=_zipped(path))
-
-
-def _zipped(path: Path) -> bool:
-    return _magic(path) == b"PK"
-
-
-def _is_pickle(path: Path) -> bool:
-    return _magic(path) in {b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"}
-
-
-def _magic(path: Path) -> bytes:
-    with path.open("rb") as handle:
-        return handle.read(2)
+def _state(path: Path) -> list[TensorInfo]:
+    return [TensorInfo(k, v.dtype, tuple(v.shape)) for k, v in open_state(path).items()]

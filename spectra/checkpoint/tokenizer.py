@@ -6,11 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from spectra.checkpoint import hub
-from spectra.checkpoint.locate import CHECKPOINT, Location
+from spectra.checkpoint.entries import CHECKPOINT, check_entries
+from spectra.checkpoint.locate import Location
 from spectra.checkpoint.quiet import first_line
 from spectra.errors import CheckpointError
+from spectra.record.jsonfile import read_json
 
 # Any one of these is a vocabulary; tokenizer_config.json alone is none.
+SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+LARGEST, LARGEST_SETTINGS = 1 << 28, 1 << 24  # bytes of tokenizer.json; of the files beside it
+MOST_GROWTH = 64  # that normalizers may make of a character; a chain of them makes any number
 VOCABULARIES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -74,12 +79,56 @@ def load_tokenizer(
 def _load(name: str, place: Path, arguments: dict[str, str], trust_remote_code: bool) -> Any:
     from transformers import AutoTokenizer
 
+    check_entries(name, place)
+    _check_growth(name, place)
     try:
         return AutoTokenizer.from_pretrained(
             place, trust_remote_code=trust_remote_code, local_files_only=True, **arguments
         )
-    except Exception as error:  # each tokenizer class raises its own
+    except BaseException as error:  # each tokenizer class raises its own, or panics
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
         raise CheckpointError(
             f"The tokenizer of {name!r} cannot be read: {first_line(error)}; pass another with "
             "--tokenizer."
         ) from None
+
+
+def _check_growth(name: str, place: Path) -> None:
+    """Refuse a tokenizer whose files are no JSON, or which makes gigabytes of a page of text.
+
+    Raises:
+        CheckpointError: If it does.
+    """
+    for file in (*SETTINGS, "tokenizer.json"):
+        largest = LARGEST if file == "tokenizer.json" else LARGEST_SETTINGS
+        if not (place / file).exists():
+            continue
+        try:
+            content = read_json(place / file, largest=largest)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"The tokenizer of {name!r} cannot be read: {file} is not JSON "
+                f"({first_line(error)}); pass another with --tokenizer."
+            ) from None
+    if (place / "tokenizer.json").exists() and isinstance(content, dict):
+        growth = _growth(content.get("normalizer")) * _growth(content.get("pre_tokenizer"))
+        if growth > MOST_GROWTH:
+            raise CheckpointError(
+                f"The tokenizer of {name!r} cannot be read: it makes {growth:,} characters of one; "
+                "pass another with --tokenizer."
+            )
+
+
+def _growth(step: Any) -> int:
+    """Return how many characters a step of a tokenizer, and those inside it, make of one."""
+    if isinstance(step, list):
+        grown = 1
+        for one in step:
+            grown = min(grown * _growth(one), 1 << 40)
+        return grown
+    if not isinstance(step, dict):
+        return 1
+    inner = _growth([value for value in step.values() if isinstance(value, list | dict)])
+    content = step.get("content")
+    return inner * max(len(content), 1) if isinstance(content, str) else inner

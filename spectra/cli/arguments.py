@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-import yaml
 from transformers.hf_argparser import HfArgumentParser
 
-from spectra.errors import UsageError, nearest
+from spectra.cli.yamlfile import read_config
+from spectra.errors import UsageError, nearest, printable
 from spectra.parallel.launched import place
 
 T = TypeVar("T")
@@ -27,7 +27,7 @@ class _Parser(HfArgumentParser):  # type: ignore[misc]
     def error(self, message: str) -> NoReturn:
         known = [o for o in self._option_string_actions if o.startswith("--")]
         if message.startswith("unrecognized arguments:"):
-            wrong = message.partition(":")[2].split()[0]
+            wrong = next(iter(message.partition(":")[2].split()), "")  # a blank is an argument too
             raise UsageError(f"{wrong!r} is not an option{nearest(wrong, known)}")
         raise UsageError(f"{message} (see {self.prog} --help)")
 
@@ -98,42 +98,49 @@ def _value_of(flag: str, arguments: list[str], what: str) -> str | None:
 
 def _apply_config(parser: argparse.ArgumentParser, path: Path) -> set[str]:
     """Make the file's values the defaults; return the names it sets."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"config={str(path)!r} cannot be read: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        first = str(error).splitlines()[0]
-        raise UsageError(f"config={str(path)!r} is not YAML: {first}.") from None
-    if not isinstance(content, dict):
-        raise UsageError(f"config={str(path)!r} must be a mapping of option names to values.")
+    content = read_config(path)
     actions = {action.dest: action for action in parser._actions}
     changed = set()
     for raw, value in content.items():
-        key = str(raw).replace("-", "_")
+        key = raw.replace("-", "_")
         if key not in actions or key in ("help", "config"):
             raise UsageError(f"config key {raw!r} is not an option{nearest(key, actions)}")
         action = actions[key]
         action.required = False
-        parser.set_defaults(**{key: _typed(action, str(raw), value)})
+        parser.set_defaults(**{key: _typed(action, raw, value)})
         changed.add(key)
     return changed
 
 
 def _typed(action: argparse.Action, name: str, value: Any) -> Any:
-    if isinstance(value, list) or value is None or isinstance(value, bool):
-        return value
+    several = action.nargs in ("+", "*")
+    if value is None and action.default is None:
+        return None
+    if isinstance(value, list) and not several:
+        raise _unfit(name, value)
     kind = action.type if callable(action.type) else str
+    converted = [
+        _converted(kind, name, one) for one in (value if isinstance(value, list) else [value])
+    ]
+    return converted if several else converted[0]
+
+
+def _converted(kind: Callable[[str], Any], name: str, value: Any) -> Any:
+    if value is None or (isinstance(value, bool) and kind in (int, float)):
+        raise _unfit(name, value)
     try:
-        converted = kind(str(value))
-    except (ValueError, argparse.ArgumentTypeError):
-        raise UsageError(
-            f"config key {name!r} has the value {value!r}, which does not fit."
-        ) from None
-    return [converted] if action.nargs in ("+", "*") else converted
+        return kind(str(value))
+    except (ValueError, OverflowError, argparse.ArgumentTypeError):
+        raise _unfit(name, value) from None
+
+
+def _unfit(name: str, value: Any) -> UsageError:
+    return UsageError(
+        f"config key {name!r} has the value {str(value)[:200]!r}, which does not fit."
+    )
 
 
 def say(message: str) -> None:
     """Print a message for the person at the terminal, on stderr; of several ranks one speaks."""
     if place().speaks:
-        print(message, file=sys.stderr, flush=True)
+        print(printable(message, lines=True), file=sys.stderr, flush=True)

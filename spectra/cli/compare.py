@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from spectra.cli.arguments import parse, say
-from spectra.errors import RecordError, SpectraError, UsageError
+from spectra.errors import SpectraError, UsageError
 
 DESCRIPTION = """\
 B − A for two records of the same batches, or for the records of equal name below two directories:
@@ -126,15 +126,10 @@ def _rows(comparisons: dict[str, Any]) -> Any:
 
 
 def _write(path: str, rows: Any) -> None:
-    if path == "-":
-        print(rows.to_csv(index=False), end="")
-        return
-    try:
-        rows.to_csv(path, index=False)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise RecordError(f"csv={path!r} cannot be written: {reason}.") from None
-    print(path)
+    from analysis.tables import write_csv
+
+    text = write_csv(rows, None if path == "-" else path)
+    print(text, end="") if path == "-" else print(path)
 
 
 def _asked(arguments: Sequence[str]) -> Arguments:

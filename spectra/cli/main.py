@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import logging
 import os
 import sys
@@ -19,7 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from spectra import __version__
-from spectra.errors import SpectraError, SpectraWarning, UsageError, nearest
+from spectra.errors import SpectraError, SpectraWarning, UsageError, nearest, printable
 from spectra.parallel.launched import place, report
 
 SHARED = ("estimate", "train")  # what several processes can run
@@ -66,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         known = ", ".join(VERBS)
         guess = nearest(verb, VERBS)
-        print(f"spectra: {verb!r} is not a verb; the verbs are {known}{guess}", file=sys.stderr)
+        asked = printable(verb, longest=200)
+        print(f"spectra: {asked!r} is not a verb; the verbs are {known}{guess}", file=sys.stderr)
         return 2
     return _run(verb, rest, debug=debug)
 
@@ -92,7 +94,8 @@ def _run(verb: str, arguments: list[str], *, debug: bool) -> int:
 
 def _guarded(verb: str, arguments: list[str], *, debug: bool, speaks: bool) -> int:
     """Run the verb; what `SpectraError` says is said by the process that speaks."""
-    with warnings.catch_warnings():
+    out = _Escaped(sys.stdout)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(out):
         warnings.showwarning = _show_warning if speaks else _show_nothing
         warnings.simplefilter("always", SpectraWarning)
         try:
@@ -117,7 +120,7 @@ def _guarded(verb: str, arguments: list[str], *, debug: bool, speaks: bool) -> i
                 print(f"spectra {verb}: interrupted.", file=sys.stderr, flush=True)
             return 1
         except BrokenPipeError:  # the reader of stdout has gone; nothing is left to say
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
             return 1
 
 
@@ -131,6 +134,30 @@ def _leave() -> None:
 
 def _show_nothing(*_: Any, **__: Any) -> None:
     """Show no warning: another process does."""
+
+
+class _Escaped(io.TextIOBase):
+    """Standard output without the control characters that names in a file may carry."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        self.stream.write(printable(text, lines=True))
+        return len(text)
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+    def fileno(self) -> int:
+        return int(self.stream.fileno())
+
+    def isatty(self) -> bool:
+        return bool(self.stream.isatty())
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return str(self.stream.encoding)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

@@ -30,12 +30,13 @@ def run(arguments: Sequence[str]) -> int:
     if not asked.results:
         raise UsageError("no results given; pass a directory, as in: spectra table results/")
     import analysis
+    from analysis.tables import write_csv
 
     runs = analysis.load(asked.results)
     if asked.csv == "-":
-        print(runs.to_csv(index=False), end="")
+        print(write_csv(runs, None), end="")
     elif asked.csv is not None:
-        runs.to_csv(asked.csv, index=False)
+        write_csv(runs, asked.csv)
         print(asked.csv)
     else:
         print(analysis.table_text(runs))

@@ -232,8 +232,15 @@ def _tokenize(text: str, tokenizer: Any, name: str) -> NDArray[np.int64]:
             f"data={name!r} is text and the checkpoint has no tokenizer; pass --tokenizer, or "
             "token ids as .npy or .jsonl with `input_ids`."
         )
-    encoded = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    return np.asarray(encoded, dtype=np.int64)
+    try:
+        encoded = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return np.asarray(encoded, dtype=np.int64)
+    except Exception as error:  # each tokenizer has its own way to fail
+        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        raise DataError(
+            f"data={name!r}: the tokenizer cannot read it ({reason[0]}); pass another with "
+            "--tokenizer."
+        ) from None
 
 
 def _take(stream: Iterator[NDArray[np.int64]], need: int | None) -> NDArray[np.int64]:

@@ -6,7 +6,6 @@ than that; token ids in pieces of as many entries, from a memory map.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spectra.errors import DataError, UsageError
+from spectra.record.jsonfile import parse_json
 
 Piece = str | NDArray[np.int64]
 Document = Iterable[Piece]
 
+LONGEST_LINE = 1 << 26  # characters
 PIECE = 1 << 20  # characters, or token ids, handed over at a time
 # A split may carry a slice, train[:100], whose colon does not separate.
 DATASET = re.compile(
@@ -57,7 +58,12 @@ def jsonl(path: Path) -> Iterator[Document]:
     """
     try:
         with path.open(encoding="utf-8-sig") as handle:
-            for number, line in enumerate(handle, start=1):
+            for number, line in enumerate(iter(lambda: handle.readline(LONGEST_LINE), ""), start=1):
+                if len(line) == LONGEST_LINE:
+                    raise DataError(
+                        f"data={str(path)!r}, line {number} has {LONGEST_LINE:,} characters or "
+                        "more; write shorter documents."
+                    )
                 if line.strip():
                     yield (_json_piece(f"data={str(path)!r}, line {number}", line),)
     except UnicodeDecodeError:
@@ -75,7 +81,7 @@ def npy(path: Path) -> Iterator[Piece]:
     where = f"data={str(path)!r}"
     try:
         array = np.load(path, allow_pickle=False, mmap_mode="r")
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # a header of odd bytes leads numpy to errors of many kinds
         reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         raise DataError(f"{where} is not a plain .npy array: {reason}.") from None
     if not isinstance(array, np.ndarray) or not np.issubdtype(array.dtype, np.integer):
@@ -122,11 +128,9 @@ def dataset(spec: str) -> Iterator[Document]:
 
 def _json_piece(where: str, line: str) -> Piece:
     try:
-        entry = json.loads(line)
+        entry = parse_json(line)
     except ValueError as error:
         raise DataError(f"{where} is not JSON: {error}.") from None
-    except RecursionError:
-        raise DataError(f"{where} is nested too deeply to be a document.") from None
     if isinstance(entry, dict):
         for field in ("text", "input_ids"):
             if field in entry:

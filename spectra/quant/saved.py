@@ -15,6 +15,7 @@ from typing import Any
 
 from spectra.errors import CheckpointError
 from spectra.quant.spec import QuantSpec
+from spectra.record.jsonfile import read_json
 
 FILE = "spectra_quantization.json"
 VERSION = 1
@@ -70,12 +71,12 @@ def read_saved(directory: str | Path) -> SavedQuantization | None:
     """
     path = Path(directory) / FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise CheckpointError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
-    except (ValueError, RecursionError):
+    except ValueError:
         raise CheckpointError(f"{str(path)!r} is not JSON; copy it again.") from None
     if not isinstance(content, dict) or content.get("version") != VERSION:
         found = content.get("version") if isinstance(content, dict) else type(content).__name__

@@ -24,14 +24,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spectra.errors import RecordError
+from spectra.errors import RecordError, printable
+from spectra.record.jsonfile import parse_json
+from spectra.record.metadata import checked
 from spectra.record.spectrum import SCHEMA, Spectrum, probe_dim
 
 ARRAYS = "spectrum.npz"
 METADATA = "spectrum.json"
 FLOATS = ("alphas", "betas", "losses", "grad_norms")
 INTEGERS = ("steps", "tokens")
-LARGEST = 1 << 31  # bytes of one array; a record is megabytes
+LARGEST = 1 << 28  # bytes, unpacked; a record is megabytes
+LARGEST_METADATA = 1 << 24
 
 
 def save(spectrum: Spectrum, directory: Path) -> Path:
@@ -81,7 +84,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Replace `path` by `content`: temporary name, flush to disk, rename, flush the directory."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as handle:
+        temporary.unlink(missing_ok=True)  # what lies there may be a link to elsewhere
+        with temporary.open("xb") as handle:
             handle.write(content)
             handle.flush()
             os.fsync(handle.fileno())
@@ -128,17 +132,20 @@ def load(path: str | Path) -> Spectrum:
 
 def _read(file: Path) -> Spectrum:
     with zipfile.ZipFile(file) as archive:
-        for entry in archive.infolist():
-            if entry.file_size > LARGEST:
-                raise RecordError(
-                    f"the record {str(file)!r} holds an array of {entry.file_size:,} bytes; no "
-                    "record is that large: it was not written by Spectra."
-                )
+        size = sum(entry.file_size for entry in archive.infolist())
+        if size > LARGEST:
+            raise RecordError(
+                f"the record {str(file)!r} unpacks to {size:,} bytes; no record is that large: it "
+                "was not written by Spectra."
+            )
     with np.load(file, allow_pickle=False) as arrays:
-        metadata = json.loads(arrays["metadata"].tobytes().decode())
+        text = arrays["metadata"].tobytes()
+        if len(text) > LARGEST_METADATA:
+            raise ValueError(f"its metadata have {len(text):,} bytes")
+        metadata = parse_json(text)
         floats = {name: arrays[name].astype(np.float64) for name in FLOATS}
         integers = {name: arrays[name].astype(np.int64) for name in INTEGERS}
-    metadata = upgrade(metadata, str(file))
+    metadata = checked(upgrade(metadata, str(file)))
     _check_shapes(floats | integers, metadata)
     return Spectrum(**floats, **integers, metadata=metadata)
 
@@ -193,12 +200,17 @@ def sha256_of(path: Path) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return `value` in JSON's own types; what is not finite becomes null."""
+    """Return `value` in JSON's own types; what is not finite becomes null.
+
+    Texts are written so that they can be: the path of a model may hold bytes that are no UTF-8.
+    """
+    if isinstance(value, str):
+        return printable(value)
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {printable(str(key)): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    if isinstance(value, (bool, str)) or value is None:
+    if isinstance(value, bool) or value is None:
         return value
     if isinstance(value, np.bool_):
         return bool(value)
@@ -206,4 +218,4 @@ def _plain(value: Any) -> Any:
         return int(value)
     if isinstance(value, (float, np.floating)):
         return float(value) if math.isfinite(value) else None
-    return str(value)
+    return printable(str(value))

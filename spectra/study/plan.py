@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from spectra.errors import RecordError, UsageError, nearest
+from spectra.record.jsonfile import read_json
 
 FILE = "study.json"
 VERSION = 1
@@ -261,7 +262,7 @@ def load_study(directory: Path) -> Study:
     """
     path = directory / FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if content.pop("version") != VERSION:
             raise ValueError
         return Study(**content)

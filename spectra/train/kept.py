@@ -26,6 +26,7 @@ from transformers import TrainerCallback
 
 from spectra.data import TokenBlocks
 from spectra.errors import CheckpointError
+from spectra.record.jsonfile import read_json
 from spectra.train.evaluation import block_losses
 
 FILE = "spectra_kept.json"
@@ -93,11 +94,11 @@ class KeptTask(TrainerCallback):  # type: ignore[misc]
 
 def _read(path: Path, blocks: TokenBlocks) -> torch.Tensor | None:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         same = content["sha256"] == blocks.sha256
         losses = torch.tensor(content["losses"], dtype=torch.float64)
     except FileNotFoundError:
         return None  # the run began without a kept task
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RuntimeError):
         raise CheckpointError(f"{str(path)!r} is damaged; delete it, or begin anew.") from None
     return losses if same else None

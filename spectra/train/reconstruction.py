@@ -28,6 +28,7 @@ from torch import nn
 
 from spectra.errors import CheckpointError, NumericalError, UsageError
 from spectra.quant import bypassed
+from spectra.record.jsonfile import parse_json
 from spectra.train.streams import Runner, first_inputs, layers_of, transformer_blocks
 
 FOLDER = "blocks"
@@ -213,7 +214,10 @@ def _kept(
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata()
-        then, result = json.loads(about["settings"]), BlockResult(**json.loads(about["result"]))
+        then, result = (
+            dict(parse_json(about["settings"])),
+            BlockResult(**parse_json(about["result"])),
+        )
         state = load_file(path)
     except (SafetensorError, ValueError, KeyError, TypeError):
         raise CheckpointError(

@@ -30,6 +30,7 @@ from spectra.train.blocks import train_blocks
 from spectra.train.metrics import weight_metrics
 from spectra.train.recipes import BlockAP, WinQ
 from spectra.train.request import TrainRequest
+from spectra.train.resuming import check_checkpoint, check_links, in_sentences
 from spectra.train.saving import (
     STATE,
     SUMMARY,
@@ -97,6 +98,7 @@ def train(request: TrainRequest, arguments: Any) -> TrainResult:
 def _train(request: TrainRequest, arguments: Any) -> TrainResult:
     output = Path(arguments.output_dir)
     check_free(output, resume=request.resume, overwrite=request.overwrite)
+    check_links(output)
     assembly = build(request, arguments)
     last = _where_to_begin(assembly, request, output)
     trainer = assembly.trainer
@@ -140,6 +142,9 @@ def _where_to_begin(assembly: Assembly, request: TrainRequest, output: Path) -> 
     last = None
     if request.resume:
         last = last_of_same_run(output, saver.at(0))
+        if last is not None:
+            check_checkpoint(last)
+            in_sentences(assembly.trainer, last)
     accelerator.wait_for_everyone()
     if request.overwrite and accelerator.is_main_process:
         delete_run(output)

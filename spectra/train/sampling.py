@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 from spectra.checkpoint import Checkpoint
 from spectra.errors import UsageError
+from spectra.record.jsonfile import read_json
 
 GREEDY = (3, 4, 5)  # lengths up to which tokens are the likeliest ones
 PUBLIC_LENGTH = 2048
@@ -225,8 +226,8 @@ def _begin(request: SampleRequest, output: Path, settings: dict[str, Any]) -> in
 
 def _go_on(output: Path, beside: Path, settings: dict[str, Any]) -> int:
     try:
-        then = json.loads(beside.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        then = dict(read_json(beside))
+    except (OSError, ValueError, TypeError):
         raise UsageError(
             f"{beside}, which says how output={str(output)!r} was made, cannot be read; pass "
             "--overwrite to begin anew."

@@ -8,7 +8,6 @@ interrupted save is passed over.
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Callable
@@ -18,10 +17,12 @@ from typing import Any
 from spectra.errors import CheckpointError, UsageError
 from spectra.quant import QuantSpec, SavedQuantization, read_saved
 from spectra.quant.saved import FILE
+from spectra.record.jsonfile import read_json
 from spectra.train.recipes import Recipe
 from spectra.train.reconstruction import FOLDER as BLOCKS
 
 SUMMARY = "spectra_training.json"
+LARGEST_STATE = 1 << 28  # bytes of the log of a run of a million steps
 STATE, OPTIMIZER = "trainer_state.json", "optimizer.pt"
 _NAME = re.compile(r"checkpoint-(\d+)")
 _FINAL = (
@@ -93,7 +94,7 @@ def last_complete(run: str | Path) -> Path | None:
 
 def _whole(path: Path) -> bool:
     try:
-        json.loads((path / STATE).read_text(encoding="utf-8"))
+        read_json(path / STATE, largest=LARGEST_STATE)
         return read_saved(path) is not None
     except (OSError, ValueError, CheckpointError):
         return False

@@ -36,6 +36,7 @@ from spectra.errors import UsageError
 from spectra.quant import advance_histories, amax_histories, quant_layers
 from spectra.quant.delayed import Moment
 from spectra.quant.scaling import AmaxHistory
+from spectra.record.jsonfile import parse_json
 
 FILE = "spectra_scaling.jsonl"
 RATIO = 4.0
@@ -236,7 +237,7 @@ def _keep_until(path: Path, step: int) -> None:
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            known = json.loads(line)["step"] <= step
+            known = parse_json(line)["step"] <= step
         except (ValueError, KeyError, TypeError):  # the last line of a killed run
             known = False
         kept += [line] if known else []

@@ -108,7 +108,7 @@ def test_npy_of_any_integer_type_and_shape(tmp_path: Path, dtype: str) -> None:
         ('{"input_ids": [[1], [2]]}', "line 2, input_ids is neither"),
         ('{"input_ids": [true]}', "line 2, input_ids is neither"),
         ('{"input_ids": [99999999999999999999]}', "line 2, input_ids holds a token id beyond 64"),
-        ("[" * 100_000, "line 2 is nested too deeply"),
+        ("[" * 100_000, "line 2 is not JSON: it is nested too deeply"),
         ("1" * 5000, "line 2 is not JSON"),
     ],
 )

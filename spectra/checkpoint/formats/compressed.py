@@ -45,20 +45,22 @@ def plan(
     said = config.get("quantization_config")
     if not isinstance(said, dict) or said.get("quant_method") != METHOD:
         return None
-    groups = list((said.get("config_groups") or {}).values())
+    listed = said.get("config_groups") or {}
+    groups = list(listed.values()) if isinstance(listed, dict) else []
     if said.get("format") != "dense" or len(groups) != 1:
         raise CheckpointError(
             f"ckpt={location.name!r} is of {METHOD}, format {said.get('format')!r} with "
             f"{len(groups)} groups of layers, and only one group, dense, is read; save it with "
             "save_compressed=False."
         )
-    group = groups[0]
+    group = groups[0] if isinstance(groups[0], dict) else {}
     if group.get("input_activations") or group.get("output_activations"):
         raise CheckpointError(
             f"ckpt={location.name!r} quantizes activations as {METHOD} does, which is not read; "
             "quantize its weights alone."
         )
-    bits = (group.get("weights") or {}).get("num_bits")
+    weights = group.get("weights")
+    bits = weights.get("num_bits") if isinstance(weights, dict) else None
     if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 8:
         raise CheckpointError(
             f"ckpt={location.name!r} has num_bits={bits!r} in its quantization_config, which is no "
@@ -116,7 +118,9 @@ def _unpack(location: Location, name: str, tensors: dict[str, torch.Tensor]) -> 
     weight, scale = tensors[f"{name}.weight"], tensors[f"{name}.weight_scale"].float()
     rows, groups = (1, 1) if scale.ndim == 1 else scale.shape
     ratio = weight.float().reshape(rows, groups, -1) / scale.reshape(rows, groups, 1)
-    off = int(((ratio - ratio.round()).abs() > ON_GRID).sum())
+    # Zeros are on any grid; of others, a scale of 0 or NaN gives no ratio that could be compared.
+    on = ((ratio - ratio.round()).abs() <= ON_GRID) | (weight.reshape(ratio.shape) == 0)
+    off = int((~on).sum())
     if off:
         raise CheckpointError(
             f"ckpt={location.name!r}: {off} of {weight.numel()} weights of {name} are not on the "

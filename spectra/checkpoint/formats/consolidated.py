@@ -14,7 +14,6 @@ values, one for each row, with them. `rope.freqs` is recomputed and left out.
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import torch
 
 from spectra.checkpoint.locate import PARAMS
 from spectra.errors import CheckpointError
+from spectra.record.jsonfile import read_json
 
 NEEDED = ("dim", "n_layers", "n_heads")
 _MODULES = {
@@ -48,10 +48,10 @@ def read_params(path: Path) -> dict[str, Any]:
         CheckpointError: If it is no JSON object, or lacks a number.
     """
     try:
-        params = json.loads(path.read_text(encoding="utf-8"))
+        params = read_json(path)
     except OSError as error:
         raise CheckpointError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
-    except (ValueError, RecursionError):
+    except ValueError:
         raise CheckpointError(f"{str(path)!r} is not JSON; copy it again.") from None
     if isinstance(params, dict) and isinstance(params.get("model"), dict):
         params = params | params["model"]

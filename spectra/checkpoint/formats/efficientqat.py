@@ -42,6 +42,7 @@ PARTS = ("qweight", "qzeros", "scales")
 WIDTHS = (2, 3, 4)
 FOLDER = re.compile(r"(?<![A-Za-z0-9])w(?P<bits>\d)g(?P<group>-?\d+)(?![0-9])")
 SUFFIX = ".qweight"
+INDEX = (torch.int32, torch.int64)
 
 
 def plan(
@@ -74,6 +75,7 @@ def plan(
     names = {n: tuple(f"{n}.{part}" for part in PARTS) for n in layers}
     for name in layers:
         if f"{name}.g_idx" in stored:
+            check_tensor(location, stored, f"{name}.g_idx", INDEX, shapes[name][1:])
             names[name] += (f"{name}.g_idx",)
 
     def unpack(name: str, tensors: dict[str, torch.Tensor]) -> Layer:

@@ -21,10 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spectra.checkpoint.bounds import check_numbers
 from spectra.errors import CheckpointError
 
 WIDTHS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes of a value
-STRING, ARRAY = 8, 9
+STRING, ARRAY, FLOATS = 8, 9, (6, 12)
+SIGNED = (1, 3, 5, 11)
+LARGEST_RANK, LARGEST_ALIGNMENT = 8, 1 << 20
 ALIGNMENT = 32  # bytes, unless `general.alignment` says otherwise
 
 
@@ -36,11 +39,13 @@ class GgufHeader:
         architecture: `general.architecture`, as in "llama".
         types: Quantization types, that of the most weights first.
         tensors: Number of tensors.
+        values: Number of values in them.
     """
 
     architecture: str
     types: tuple[str, ...]
     tensors: int
+    values: int
 
 
 def load_arguments(path: Path) -> dict[str, Any]:
@@ -94,7 +99,7 @@ def read_gguf_header(path: Path) -> GgufHeader:
         raise CheckpointError(
             f"{str(path)!r} is truncated inside its header; copy or download it again."
         ) from None
-    except (ValueError, KeyError, ArithmeticError):
+    except (ValueError, KeyError, TypeError, ArithmeticError):
         raise CheckpointError(
             f"{str(path)!r} is damaged, or of a GGUF version that is not known here; copy or "
             "convert it again."
@@ -112,17 +117,25 @@ def _parse(path: Path, data: mmap.mmap, kinds: Any, sizes: Any) -> GgufHeader:
         (kind,) = struct.unpack_from("<I", data, at)
         facts[key], at = _value(data, at + 4, kind)
     elements: Counter[str] = Counter()
-    end = 0
+    places, names = [], set()
     for _ in range(tensors):
-        _, at = _string(data, at)
+        name, at = _string(data, at)
+        names.add(name)
         (rank,) = struct.unpack_from("<I", data, at)
+        if rank > LARGEST_RANK:
+            raise ValueError(rank)
         *shape, code, offset = struct.unpack_from(f"<{rank}QIQ", data, at + 4)
         at += 4 + 8 * rank + 12
         kind = kinds(code)
         block, width = sizes[kind]
         elements[kind.name] += math.prod(shape)
-        end = max(end, offset + math.prod(shape) // block * width)
-    alignment = int(facts.get("general.alignment", ALIGNMENT))
+        places.append((offset, offset + math.prod(shape) // block * width))
+    alignment = facts.get("general.alignment", ALIGNMENT)
+    if not isinstance(alignment, int) or not 0 < alignment <= LARGEST_ALIGNMENT:
+        raise ValueError(alignment)
+    _check_places(path, places, len(names))
+    check_numbers(str(path), {k: v for k, v in facts.items() if isinstance(v, int)})
+    end = max((end for _, end in places), default=0)
     needed = -(-at // alignment) * alignment + end
     if needed > len(data):
         raise CheckpointError(
@@ -130,7 +143,18 @@ def _parse(path: Path, data: mmap.mmap, kinds: Any, sizes: Any) -> GgufHeader:
             "download it again."
         )
     types = tuple(name for name, _ in elements.most_common())
-    return GgufHeader(str(facts["general.architecture"]), types, tensors)
+    return GgufHeader(str(facts["general.architecture"]), types, tensors, sum(elements.values()))
+
+
+def _check_places(path: Path, places: list[tuple[int, int]], names: int) -> None:
+    """Refuse tensors that lie on each other, by which a small file could fill any memory."""
+    at = 0
+    for begin, end in sorted(places):
+        if begin < at or names < len(places):
+            raise CheckpointError(
+                f"{str(path)!r} is damaged: its tensors overlap, or have one name; copy it again."
+            )
+        at = end
 
 
 def _string(data: mmap.mmap, at: int) -> tuple[str, int]:
@@ -144,10 +168,11 @@ def _string(data: mmap.mmap, at: int) -> tuple[str, int]:
 def _value(data: mmap.mmap, at: int, kind: int) -> tuple[Any, int]:
     if kind == STRING:
         return _string(data, at)
+    if kind in FLOATS:
+        return None, at + WIDTHS[kind]
     if kind != ARRAY:
-        # Only strings and the alignment are wanted; other numbers may pass as unsigned.
         piece = data[at : at + WIDTHS[kind]]
-        return int.from_bytes(piece, "little"), at + WIDTHS[kind]
+        return int.from_bytes(piece, "little", signed=kind in SIGNED), at + WIDTHS[kind]
     inner, count = struct.unpack_from("<IQ", data, at)
     at += 12
     if inner in WIDTHS:
