@@ -2,7 +2,7 @@
 
 Each reader (tests/hostile/readers.py) takes its turn. Where atheris is installed (the extra `fuzz`)
 libFuzzer guides it by the coverage of this package and of what it calls to parse; else, or with
-`--engine plain`, valid inputs are mutated without guidance. What crashes, hangs for 20 seconds,
+`--engine plain`, valid inputs are mutated without guidance. What crashes, hangs for a minute,
 takes a gibibyte or says what a terminal would obey is written to tests/hostile/corpus/READER, which
 the tests replay. Prints executions and crashes of each reader, and exits with 1 if there were any.
 """

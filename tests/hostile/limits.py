@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-SECONDS = 20
+SECONDS = 60
 MEMORY = 1 << 30  # bytes beyond what the process has, for the attack and its reader together
 
 
