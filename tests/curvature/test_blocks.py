@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from spectra.benchmarks.flops import flops, peak_bytes
+from spectra.benchmarks.flops import flops
+from spectra.benchmarks.live import peak_bytes
 from spectra.curvature import ggn, hessian
 from spectra.errors import UsageError
 from spectra.quant import prepare, spec

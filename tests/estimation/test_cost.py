@@ -8,7 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import spectra
-from spectra.benchmarks.flops import flops, peak_bytes
+from spectra.benchmarks.flops import flops
+from spectra.benchmarks.live import peak_bytes
 from spectra.curvature import select_parameters
 from spectra.curvature.graphs import COSTS
 from spectra.data import Batch
