@@ -21,7 +21,8 @@ class Live(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._known: dict[int, int] = {}
-        self._now, self.peak = 0, 0
+        self._now = 0
+        self.peak: int = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
@@ -55,6 +56,7 @@ def _key(tensor: torch.Tensor) -> int:
 
 def peak_bytes(work: Callable[[], object]) -> int:
     """Return the most bytes that storages made in `work` took at one time."""
-    with Live() as counter:
+    counter = Live()
+    with counter:
         work()
     return counter.peak
