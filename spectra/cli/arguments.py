@@ -16,6 +16,7 @@ import yaml
 from transformers.hf_argparser import HfArgumentParser
 
 from spectra.errors import UsageError, nearest
+from spectra.parallel.launched import place
 
 T = TypeVar("T")
 
@@ -133,5 +134,6 @@ def _typed(action: argparse.Action, name: str, value: Any) -> Any:
 
 
 def say(message: str) -> None:
-    """Print a message for the person at the terminal, on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    """Print a message for the person at the terminal, on stderr; of several ranks one speaks."""
+    if place().speaks:
+        print(message, file=sys.stderr, flush=True)

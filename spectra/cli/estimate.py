@@ -9,14 +9,15 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from spectra import record
 from spectra.cli.arguments import parse, say
 from spectra.cli.jobs import Job, jobs, refuse_occupied
 from spectra.cli.parts import check_kind, estimate_part, parts_of
 from spectra.errors import RecordError, SpectraError, UsageError
 from spectra.estimation import Request, estimate
+from spectra.estimation.output import load_all
 from spectra.estimation.pipeline import Opened, check, open_checkpoint
 from spectra.estimation.request import resolve
+from spectra.parallel import world
 from spectra.record import Spectrum
 
 DESCRIPTION = """\
@@ -34,7 +35,11 @@ code is 0 either way, and `adaptive.stopped` in the record is "reached" or why n
 
 Several checkpoints (--ckpt A B, --steps all, --per layer) make a record each; what fails is told at
 the end and the rest goes on. The same command with --resume finishes what is unfinished and skips
-what is done; a record made with other settings is refused by the name of what differs."""
+what is done; a record made with other settings is refused by the name of what differs.
+
+Under torchrun every process takes a share of the probes (whole batches where there are enough),
+each on a GPU of its own; the record is the one that a single process makes, and either may resume
+the other."""
 
 EPILOG = """\
 examples:
@@ -43,6 +48,7 @@ examples:
   spectra estimate --ckpt runs/w2 --steps all --per layer --output results/w2-layers --resume
   spectra estimate --ckpt HuggingFaceTB/SmolLM2-135M --data wiki.txt --seq_len 256 --output out
   spectra estimate --ckpt tiny --tol 0.02 --tau 0.1 --max_hvps 6000 --output results/tiny-adaptive
+  torchrun --nproc-per-node 4 -m spectra estimate --ckpt runs/w2 --data wiki.txt --output results/w2
   spectra estimate --ckpt tiny --protocol winq --seq_len 256 --output results/tiny-reference"""
 
 
@@ -67,6 +73,24 @@ class Arguments(Request):
 
 def run(arguments: Sequence[str]) -> int:
     """Run the verb; return 1 if one of several records failed."""
+    with world().together():
+        asked, base = _asked(arguments)
+        found, failed = jobs(asked.ckpt, asked.steps, asked.output)
+        if not (asked.resume or asked.overwrite):
+            refuse_occupied(found, parts=asked.per is not None)
+    several = len(found) + len(failed) > 1 or asked.per is not None
+    sweep = _Sweep(arguments, base, asked.per, figure=asked.figure, several=several)
+    for ckpt, error in failed.items():
+        sweep.fail(ckpt, error)
+    for number, job in enumerate(found, start=1):
+        if len(found) > 1:
+            say(f"[{number}/{len(found)}] {job.ckpt} -> {job.output}")
+        sweep.run(job)
+    return sweep.close()
+
+
+def _asked(arguments: Sequence[str]) -> tuple[Arguments, Request]:
+    """Return what is asked, and the part of it that all checkpoints have in common."""
     asked = parse(
         Arguments, arguments, prog="spectra estimate", description=DESCRIPTION, epilog=EPILOG
     )
@@ -78,18 +102,7 @@ def run(arguments: Sequence[str]) -> int:
     base = Request(ckpt="", **common)
     check_kind(asked.per)
     check(resolve(base))
-    found, failed = jobs(asked.ckpt, asked.steps, asked.output)
-    if not (asked.resume or asked.overwrite):
-        refuse_occupied(found, parts=asked.per is not None)
-    several = len(found) + len(failed) > 1 or asked.per is not None
-    sweep = _Sweep(arguments, base, asked.per, figure=asked.figure, several=several)
-    for ckpt, error in failed.items():
-        sweep.fail(ckpt, error)
-    for number, job in enumerate(found, start=1):
-        if len(found) > 1:
-            say(f"[{number}/{len(found)}] {job.ckpt} -> {job.output}")
-        sweep.run(job)
-    return sweep.close()
+    return asked, base
 
 
 class _Sweep:
@@ -173,17 +186,21 @@ class _Sweep:
 
         def whole() -> None:
             spectrum = _telling(work, output, self.arguments)
-            if before is not None and _nothing_new(before, spectrum):
-                self.skipped += 1
-                say(f"{output}: finished before, by the same request; nothing was run")
-                if self.several:
-                    print(f"record  {output}")
-                    return
-            else:
-                self.made += 1
-            _report(spectrum, output, figure=self.figure, brief=self.several)
+            done = before is not None and _nothing_new(before, spectrum)
+            self.skipped, self.made = self.skipped + done, self.made + (not done)
+            with world().together():
+                if world().speaks:
+                    self._tell(spectrum, output, done=done)
 
         self._attempt(name, whole)
+
+    def _tell(self, spectrum: Spectrum, output: Path, *, done: bool) -> None:
+        if done:
+            say(f"{output}: finished before, by the same request; nothing was run")
+        if done and self.several:
+            print(f"record  {output}")
+        else:
+            _report(spectrum, output, figure=self.figure, brief=self.several)
 
 
 def _telling(work: Callable[[], Spectrum], output: Path, arguments: Sequence[str]) -> Spectrum:
@@ -207,7 +224,7 @@ def _nothing_new(before: Spectrum, now: Spectrum) -> bool:
 
 def _loaded(output: Path) -> Spectrum | None:
     try:
-        return record.load(output)
+        return load_all(output)
     except SpectraError:
         return None
 
@@ -222,8 +239,16 @@ def _how_to_resume(output: Path, arguments: Sequence[str]) -> str:
     if not count:
         return "No probe had finished; nothing was lost."
     kept = [a for a in arguments if a not in ("--resume", "--overwrite")]
-    command = shlex.join(["spectra", "estimate", *kept, "--resume"])
+    command = shlex.join([*_launcher(), "estimate", *kept, "--resume"])
     return f"{count} finished probes are kept in {output}; go on with: {command}"
+
+
+def _launcher() -> list[str]:
+    """Return how this program was started; any number of processes may go on."""
+    ranks = world()
+    if ranks.size == 1:
+        return ["spectra"]
+    return ["torchrun", "--nproc-per-node", str(ranks.local_size), "-m", "spectra"]
 
 
 def _report(spectrum: Spectrum, output: Path, *, figure: bool, brief: bool) -> None:

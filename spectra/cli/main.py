@@ -2,10 +2,14 @@
 
 Exit codes: 0 done, 1 failure, 2 usage. Results and paths go to stdout, progress and messages to
 stderr. Nothing heavy is imported before the verb is known.
+
+Under torchrun `estimate` and `train` are run by all processes and told by one; the other verbs
+refuse.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
@@ -15,8 +19,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from spectra import __version__
-from spectra.errors import SpectraError, SpectraWarning, nearest
+from spectra.errors import SpectraError, SpectraWarning, UsageError, nearest
+from spectra.parallel.launched import place
 
+SHARED = ("estimate", "train")  # what several processes can run
 VERBS = {
     "estimate": "the Hessian spectrum of a checkpoint, with an error on every number",
     "train": "quantization-aware training, with WinQ, CAGE or neither, by transformers.Trainer",
@@ -67,26 +73,63 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(verb: str, arguments: list[str], *, debug: bool) -> int:
     logging.basicConfig(stream=sys.stderr, format="spectra: %(message)s")
-    logging.getLogger("spectra").setLevel(logging.INFO)
+    try:
+        here = place()
+    except UsageError as error:
+        print(f"spectra {verb}: {error}", file=sys.stderr)
+        return error.exit_code
+    logging.getLogger("spectra").setLevel(logging.INFO if here.speaks else logging.ERROR)
+    if here.size == 1 or verb == "train":  # transformers has its own ways there
+        return _guarded(verb, arguments, debug=debug, speaks=True)
+    code = 1
+    try:
+        code = _guarded(verb, arguments, debug=debug, speaks=here.speaks)
+        return code
+    finally:
+        if code:
+            _leave()
+
+
+def _guarded(verb: str, arguments: list[str], *, debug: bool, speaks: bool) -> int:
+    """Run the verb; what `SpectraError` says is said by the process that speaks."""
     with warnings.catch_warnings():
-        warnings.showwarning = _show_warning
+        warnings.showwarning = _show_warning if speaks else _show_nothing
         warnings.simplefilter("always", SpectraWarning)
         try:
+            if place().size > 1 and verb not in SHARED:
+                raise UsageError(
+                    f"{verb} runs in one process, and {place().size} were launched; start it "
+                    "without torchrun."
+                )
             module = importlib.import_module(f"spectra.cli.{verb}")
             return int(module.run(arguments))
         except SpectraError as error:
             if debug:
                 raise
-            print(f"spectra {verb}: {error}", file=sys.stderr)
+            if speaks:
+                print(f"spectra {verb}: {error}", file=sys.stderr, flush=True)
             return error.exit_code
         except KeyboardInterrupt:
             if debug:
                 raise
-            print(f"spectra {verb}: interrupted.", file=sys.stderr)
+            if speaks:
+                print(f"spectra {verb}: interrupted.", file=sys.stderr, flush=True)
             return 1
         except BrokenPipeError:  # the reader of stdout has gone; nothing is left to say
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
+
+
+def _leave() -> None:
+    """See that the process that speaks has spoken before the launcher ends it."""
+    from spectra.parallel import world
+
+    with contextlib.suppress(SpectraError):
+        world().leave()
+
+
+def _show_nothing(*_: Any, **__: Any) -> None:
+    """Show no warning: another process does."""
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

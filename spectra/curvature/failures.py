@@ -12,6 +12,7 @@ import psutil
 import torch
 
 from spectra.errors import OutOfMemoryError, SpectraError
+from spectra.parallel.launched import place
 
 _NO_SECOND = (
     re.compile(r"derivative for '?(?:aten::)?(\w+)'? is not implemented"),
@@ -31,12 +32,12 @@ def used_bytes(device: torch.device) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return the bytes still to be had on `device`."""
+    """Return the bytes still to be had on `device`: of a machine's memory, a process's share."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(free + cached)
-    return int(psutil.virtual_memory().available)
+    return int(psutil.virtual_memory().available) // place().local_size
 
 
 def give_back(device: torch.device) -> None:

@@ -164,6 +164,17 @@ class Checks:
             warnings.warn(message, NumericalWarning, stacklevel=5)
 
 
+class BatchChecks(Checks):
+    """The checks of each batch alone: what is made once a record is another rank's."""
+
+    def before(self, operator: SymmetricOperator, start: torch.Tensor, seed: int) -> None:
+        """Check nothing."""
+
+    def sampler(self, steps: int) -> VectorSampler | None:  # noqa: ARG002
+        """Return None: no vector is measured."""
+        return None
+
+
 def _float64_shortage(operator: CurvatureOperator) -> str | None:
     """Return why a float64 product would not fit in memory, None if it would."""
     graph = (operator.graph_bytes or 0) / max(1, len(operator.batches))

@@ -21,9 +21,19 @@ from spectra.estimation.reference import reference_numbers
 from spectra.estimation.runner import Family, Runner
 from spectra.estimation.sections import note_other_threads, sections_of
 from spectra.estimation.settings import DTYPES, SLQSettings
+from spectra.estimation.shares import found_shares, remove_shares
+from spectra.estimation.sharing import (
+    SharingRunner,
+    agree_on_memory,
+    check_alike,
+    in_words,
+    refuse_adaptive,
+)
 from spectra.estimation.store import GrowingStore, ProbeStore
 from spectra.estimation.target import Target, as_target
 from spectra.linalg import BasisPolicy, SymmetricOperator
+from spectra.parallel import Group
+from spectra.parallel.launched import Place
 from spectra.quadrature import summarize
 from spectra.record import Spectrum, probe_dim
 
@@ -124,6 +134,7 @@ def run(
     earlier: Spectrum | None = None,
     progress: bool = True,
     description: str = "spectrum",
+    ranks: Group | None = None,
 ) -> Spectrum:
     """Run every missing probe, writing the record to `output` after each, and return it.
 
@@ -136,10 +147,13 @@ def run(
         earlier: Record to go on from.
         progress: Whether to show a bar.
         description: Its label.
+        ranks: The processes that share the probes, each of which calls this; None for this alone.
 
     Raises:
         RecordError: If `earlier` is of another run.
     """
+    ranks = ranks or Group(Place())
+    refuse_adaptive(target, ranks)
     family: Family = _Members(operator) if isinstance(operator, Curvature) else _One(operator)
     settings = _probe_space(operator, settings)
     room = operator.dim
@@ -148,26 +162,35 @@ def run(
     if target is None:
         settings = _decided(_capped(settings, room), earlier)
         kept = None if earlier is None else earlier.metadata["estimator"].get("basis_steps")
-        plan = plan_memory(settings, operator.dim, operator.dtype, operator.device, kept)
+        sizes = operator.dim, operator.dtype, operator.device, kept
+        plan = agree_on_memory(operator, settings, ranks, lambda s: plan_memory(s, *sizes))
     else:
         count = family.num_operators()
         settings = _decided(settled(settings, target, room, operator.dim, count), earlier)
         plan = plan_beside_graph(family, settings, vectors_kept(earlier, target))
-    sections = sections_of(operator, settings, plan, target)
+    sections = sections_of(operator, settings, plan, target, ranks.size)
     for name, section in (metadata or {}).items():
         sections[name] = sections[name] | section
     store = _store(family, settings, target, sections)
+    if ranks.size > 1:
+        check_alike(sections, ranks)
+    writes = output is not None and ranks.speaks
     if earlier is not None:
         check_same_run(earlier.metadata, sections, output or Path("memory"))
         note_other_threads(earlier, sections)
         store.take_over(earlier)
+        if output is not None and writes and found_shares(output):
+            _write(store, output)  # what ranks had left is part of `earlier`
+            remove_shares(output)
     _tell(store, plan, settings)
     options: dict[str, Any] = {
         "saved": None if output is None else (lambda s: _write(s, output)),
         "progress": progress,
         "description": description,
     }
-    if target is None:
+    if ranks.size > 1:
+        runner: Runner = SharingRunner(family, settings, plan, store, **options).join(ranks, output)
+    elif target is None:
         runner = Runner(family, settings, plan, store, **options)
     else:
         runner = AdaptiveRunner(family, settings, plan, store, **options).pursue(target, earlier)
@@ -178,8 +201,9 @@ def run(
         found = store.snapshot()
         store.metadata["adaptive"] |= conclude(found, target)
         list_asked(found, target, store.metadata)
-    if output is not None:
+    if output is not None and writes:
         _write(store, output)
+        remove_shares(output)
     return store.snapshot()
 
 
@@ -221,6 +245,9 @@ def _tell(store: ProbeStore, plan: MemoryPlan, settings: SLQSettings) -> None:
         plan.vector_bytes / 1e9,
         plan.available / 1e9,
     )
+    shared = in_words(store)
+    if shared:
+        log.info(shared)
     for note in store.metadata["notes"]:
         log.info("note: %s", note)
 

@@ -13,8 +13,8 @@ import torch
 PACKAGES = ("torch", "transformers", "numpy", "scipy", "safetensors")
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """Return the `environment` section of a record."""
+def environment(device: torch.device, ranks: int = 1) -> dict[str, Any]:
+    """Return the `environment` section of a record; `ranks` processes share the work."""
     import spectra
 
     versions = {"python": platform.python_version(), "spectra": spectra.__version__}
@@ -27,6 +27,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "versions": versions,
         "device": device_name(device),
         "threads": torch.get_num_threads(),
+        "ranks": ranks,
         "platform": platform.platform(),
         "matmul_precision": torch.get_float32_matmul_precision(),
         "git": _git_commit(),

@@ -25,6 +25,7 @@ import torch
 from spectra.errors import OutOfMemoryError
 from spectra.estimation.settings import SLQSettings
 from spectra.linalg import BasisPolicy
+from spectra.parallel.launched import place
 
 WORK_VECTORS = 6  # current, previous, product, its flat result, and two held for the checks
 RESERVE = 0.85  # share of the free memory a plan may use
@@ -45,6 +46,12 @@ class MemoryPlan:
     available: int
     note: str = ""
     kept: int | None = None  # vectors, where that is not every one
+
+
+def shared_bytes(device: torch.device) -> int:
+    """Return this process's share of what is free: a machine's memory is that of all its ranks."""
+    free = available_bytes(device)
+    return free // place().local_size if device.type == "cpu" else free
 
 
 def available_bytes(device: torch.device) -> int:
@@ -137,7 +144,7 @@ def plan_memory(
         if settings.basis_dtype == "auto" and need(half) <= room:
             return planned(half, f"a basis of {size} does not fit: stored in float16")
         host = settings.policy("host")
-        if need(host) <= RESERVE * available_bytes(torch.device("cpu")):
+        if need(host) <= RESERVE * shared_bytes(torch.device("cpu")):
             return planned(host, f"a basis of {size} does not fit the device: kept on the host")
     part = _part(settings, dim, dtype, device, room // runs, steps)
     if part is not None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from spectra import record
 from spectra.errors import RecordError, UsageError
+from spectra.estimation.shares import found_shares, joined
 from spectra.record import Spectrum
 
 ESTIMATOR_KEYS = (
@@ -65,9 +66,9 @@ def open_output(directory: Path, *, resume: bool, overwrite: bool) -> Spectrum |
     if directory.exists() and not directory.is_dir():
         raise UsageError(f"output={str(directory)!r} is a file; pass a directory.")
     held = directory.is_dir() and any(not _is_remnant(path) for path in directory.iterdir())
-    if held and record.exists(directory):
+    if held and (record.exists(directory) or found_shares(directory)):
         if resume:
-            return record.load(directory)
+            return load_all(directory)
         if not overwrite:
             raise UsageError(
                 f"output={str(directory)!r} holds a run already; pass --resume to go on with it, "
@@ -87,6 +88,30 @@ def open_output(directory: Path, *, resume: bool, overwrite: bool) -> Spectrum |
             "may write to; pass another --output."
         )
     return None  # an overwritten run stays until the first probe of the new one replaces it
+
+
+def load_all(directory: Path) -> Spectrum:
+    """Return the record in `directory` with what ranks of interrupted runs have left beside it.
+
+    What belongs to another run than the record, or is damaged, stays where it is.
+
+    Raises:
+        RecordError: If the record is damaged, or there is none and nothing else can be read.
+    """
+    shares = found_shares(directory)
+    if not shares or record.exists(directory):
+        known = [record.load(directory)]
+    else:
+        known = [record.load(shares.pop(0))]
+    whose = identity(known[0].metadata)
+    for path in shares:
+        try:
+            share = record.load(path)
+        except RecordError:
+            continue
+        if identity(share.metadata) == whose:
+            known.append(share)
+    return joined(known) if len(known) > 1 else known[0]
 
 
 def _is_remnant(path: Path) -> bool:

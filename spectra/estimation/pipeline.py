@@ -1,6 +1,9 @@
 """From a checkpoint and text to a record on disk: the main job.
 
 checkpoint -> token batches -> curvature operators -> probes -> record, written after every probe.
+
+Under torchrun every process does the same and runs its share of the probes
+(spectra.estimation.sharing); each returns the whole record, and the first one writes it.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ from spectra.estimation.request import (
     targeted,
     what_to_read,
 )
+from spectra.estimation.sharing import refuse_adaptive
+from spectra.parallel import world
 from spectra.record import Spectrum
 
 DEFAULT_SEQ_LEN = 512
@@ -62,14 +67,15 @@ def estimate(ckpt: str | Path | Request, *, progress: bool = True, **options: An
     Raises:
         SpectraError: Whatever is wrong with the input, in one sentence.
     """
-    if isinstance(ckpt, Request):
-        request = resolve(replace(ckpt, **options))
-    else:
-        request = resolve(Request(str(ckpt), **options))
-    check(request)
-    output = None if request.output is None else Path(request.output)
-    earlier = _earlier(request, output)
-    return _run(open_checkpoint(request), output, earlier, progress=progress)
+    with world().together():
+        if isinstance(ckpt, Request):
+            request = resolve(replace(ckpt, **options))
+        else:
+            request = resolve(Request(str(ckpt), **options))
+        check(request)
+        output = None if request.output is None else Path(request.output)
+        earlier = _earlier(request, output)
+        return _run(open_checkpoint(request), output, earlier, progress=progress)
 
 
 def estimate_part(
@@ -87,30 +93,35 @@ def estimate_part(
     Raises:
         SpectraError: Whatever is wrong, in one sentence.
     """
-    earlier = _earlier(opened.request, output)
-    part = replace(opened, request=replace(opened.request, params=params))
-    return _run(part, output, earlier, progress=progress, facts=facts)
+    with world().together():
+        earlier = _earlier(opened.request, output)
+        part = replace(opened, request=replace(opened.request, params=params))
+        return _run(part, output, earlier, progress=progress, facts=facts)
 
 
 def check(request: Request) -> None:
     """Refuse settings of a resolved request that no checkpoint can be estimated with."""
-    settings(request), targeted(request), displaced(request)
+    settings(request), displaced(request)
+    refuse_adaptive(targeted(request), world())
 
 
 def open_checkpoint(request: Request) -> Opened:
     """Load the checkpoint and data of a request, and move the weights where it says."""
-    request = resolve(request)
-    displacement = displaced(request)
-    checkpoint = load(request)
-    batches = read_data(request, checkpoint)
-    moved, notes = displacement.apply_(checkpoint.model, request.params)
+    with world().together():
+        request = resolve(request)
+        displacement = displaced(request)
+        checkpoint = load(request)
+        batches = read_data(request, checkpoint)
+        moved, notes = displacement.apply_(checkpoint.model, request.params)
     return Opened(request, checkpoint, batches, moved, notes)
 
 
 def _earlier(request: Request, output: Path | None) -> Spectrum | None:
     if output is None:
         return None
-    return open_output(output, resume=request.resume, overwrite=request.overwrite)
+    return world().first(
+        lambda: open_output(output, resume=request.resume, overwrite=request.overwrite)
+    )
 
 
 def _run(
@@ -148,6 +159,7 @@ def _run(
         earlier=earlier,
         progress=progress,
         description=description,
+        ranks=world(),
     )
 
 
@@ -156,7 +168,7 @@ def load(request: Request) -> Checkpoint:
     return load_checkpoint(
         request.ckpt,
         tokenizer=request.tokenizer,
-        device=request.device,
+        device=world().device(request.device),
         dtype=request.dtype or "float32",
         **what_to_read(request),
     )

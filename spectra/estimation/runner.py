@@ -60,13 +60,22 @@ class Runner:
 
     def run(self) -> None:
         """Run every missing probe."""
-        count = self.family.num_operators()
-        todo = [(b, self.store.missing(b)) for b in range(count)]
-        total = sum(len(p) for _, p in todo) * self.store.alphas.shape[2]
-        with ProductBar(total, self.description, show=self.progress) as bar:
+        todo = self._missing()
+        with self._bar(todo) as bar:
             for batch, missing in todo:
-                if missing:
-                    self._batch(batch, missing, bar)
+                self._batch(batch, missing, bar)
+
+    def watch(self) -> None:
+        """Called after every product."""
+
+    def _missing(self) -> list[tuple[int, list[int]]]:
+        """Return the batches whose probes are missing, and which."""
+        todo = [(b, self.store.missing(b)) for b in range(self.family.num_operators())]
+        return [(batch, missing) for batch, missing in todo if missing]
+
+    def _bar(self, todo: list[tuple[int, list[int]]]) -> ProductBar:
+        total = sum(len(p) for _, p in todo) * self.store.alphas.shape[2]
+        return ProductBar(total, self.description, show=self.progress)
 
     def _batch(self, batch: int, missing: list[int], bar: ProductBar) -> None:
         operator = self.family.operator(batch)
@@ -137,6 +146,7 @@ class Runner:
             done = int(lanczos.steps.sum()) - before
             self.cost["hvps"] += done
             bar.advance(done, lanczos.alphas[0], lanczos.betas[0])
+            self.watch()
         for row, index in enumerate(probes):
             count = int(lanczos.steps[row])
             self.store.put(batch, index, lanczos.alphas[row, :count], lanczos.betas[row, :count])

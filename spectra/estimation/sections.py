@@ -14,7 +14,11 @@ from spectra.record import SCHEMA, Spectrum
 
 
 def sections_of(
-    operator: SymmetricOperator, settings: SLQSettings, plan: MemoryPlan, target: Target | None
+    operator: SymmetricOperator,
+    settings: SLQSettings,
+    plan: MemoryPlan,
+    target: Target | None,
+    ranks: int = 1,
 ) -> dict[str, Any]:
     """Return the metadata of a record of `operator`, results left empty."""
     known: dict[str, Any] = {}
@@ -64,7 +68,7 @@ def sections_of(
         "checks": {},
         "cost": {"hvps": 0, "seconds": 0.0, "peak_bytes": 0},
         "summary": {},
-        "environment": environment(operator.device),
+        "environment": environment(operator.device, ranks),
         "notes": notes + known.get("notes", []),
         "warnings": [],
     }

@@ -1,6 +1,15 @@
 """One run's spectrum as arrays and metadata, in memory and on disk (numpy and scipy only)."""
 
-from spectra.record.files import exists, load, save, write_atomically
+from spectra.record.files import exists, load, save, save_arrays, write_atomically
 from spectra.record.spectrum import SCHEMA, Spectrum, probe_dim
 
-__all__ = ["SCHEMA", "Spectrum", "exists", "load", "probe_dim", "save", "write_atomically"]
+__all__ = [
+    "SCHEMA",
+    "Spectrum",
+    "exists",
+    "load",
+    "probe_dim",
+    "save",
+    "save_arrays",
+    "write_atomically",
+]

@@ -16,6 +16,8 @@ import json
 import math
 import os
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,18 @@ def save(spectrum: Spectrum, directory: Path) -> Path:
     Raises:
         RecordError: If the directory cannot be written.
     """
+    text = save_arrays(spectrum, directory / ARRAYS)
+    with _writing(directory):
+        write_atomically(directory / METADATA, (text + "\n").encode())
+    return directory
+
+
+def save_arrays(spectrum: Spectrum, path: Path) -> str:
+    """Write the `.npz` side of a record to `path`, and return the metadata in it as JSON.
+
+    Raises:
+        RecordError: If it cannot be written.
+    """
     text = json.dumps(_plain(spectrum.metadata), indent=1, ensure_ascii=False, allow_nan=False)
     arrays: dict[str, NDArray[Any]] = {
         name: np.asarray(getattr(spectrum, name)) for name in (*FLOATS, *INTEGERS)
@@ -46,16 +60,21 @@ def save(spectrum: Spectrum, directory: Path) -> Path:
     arrays["metadata"] = np.frombuffer(text.encode(), dtype=np.uint8)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    with _writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, buffer.getvalue())
+    return text
+
+
+@contextmanager
+def _writing(directory: Path) -> Iterator[None]:
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        write_atomically(directory / ARRAYS, buffer.getvalue())
-        write_atomically(directory / METADATA, (text + "\n").encode())
+        yield
     except OSError as error:
         raise RecordError(
             f"the record {str(directory)!r} cannot be written ({error.strerror}); probes saved "
             "before are untouched: make room or pass another --output, then --resume."
         ) from None
-    return directory
 
 
 def write_atomically(path: Path, content: bytes) -> None:
