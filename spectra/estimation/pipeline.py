@@ -9,6 +9,8 @@ Under torchrun every process does the same and runs its share of the probes
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from spectra.curvature.family import Curvature
 from spectra.data import TokenBatches, token_batches
 from spectra.errors import InputWarning
 from spectra.estimation import engine
+from spectra.estimation.halfway import check_every
 from spectra.estimation.output import open_output
 from spectra.estimation.request import (
     Request,
@@ -32,7 +35,7 @@ from spectra.estimation.request import (
 )
 from spectra.estimation.sharing import refuse_adaptive
 from spectra.parallel import world
-from spectra.record import Spectrum
+from spectra.record import Spectrum, holding
 
 DEFAULT_SEQ_LEN = 512
 
@@ -74,8 +77,9 @@ def estimate(ckpt: str | Path | Request, *, progress: bool = True, **options: An
             request = resolve(Request(str(ckpt), **options))
         check(request)
         output = None if request.output is None else Path(request.output)
-        earlier = _earlier(request, output)
-        return _run(open_checkpoint(request), output, earlier, progress=progress)
+        with _held(output):
+            earlier = _earlier(request, output)
+            return _run(open_checkpoint(request), output, earlier, progress=progress)
 
 
 def estimate_part(
@@ -94,14 +98,16 @@ def estimate_part(
         SpectraError: Whatever is wrong, in one sentence.
     """
     with world().together():
-        earlier = _earlier(opened.request, output)
         part = replace(opened, request=replace(opened.request, params=params))
-        return _run(part, output, earlier, progress=progress, facts=facts)
+        with _held(output):
+            earlier = _earlier(opened.request, output)
+            return _run(part, output, earlier, progress=progress, facts=facts)
 
 
 def check(request: Request) -> None:
     """Refuse settings of a resolved request that no checkpoint can be estimated with."""
     settings(request), displaced(request)
+    check_every(request.save_state_every)
     refuse_adaptive(targeted(request), world())
 
 
@@ -114,6 +120,16 @@ def open_checkpoint(request: Request) -> Opened:
         batches = read_data(request, checkpoint)
         moved, notes = displacement.apply_(checkpoint.model, request.params)
     return Opened(request, checkpoint, batches, moved, notes)
+
+
+@contextmanager
+def _held(output: Path | None) -> Iterator[None]:
+    """Hold the output directory, on the rank that writes the record."""
+    if output is None or not world().speaks:
+        yield
+        return
+    with holding(output):
+        yield
 
 
 def _earlier(request: Request, output: Path | None) -> Spectrum | None:
@@ -157,6 +173,7 @@ def _run(
         },
         output=output,
         earlier=earlier,
+        save_state_every=request.save_state_every if output is not None else None,
         progress=progress,
         description=description,
         ranks=world(),

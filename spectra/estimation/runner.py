@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 import torch
 
-from spectra.estimation.checking import Checks
+from spectra.estimation.checking import Checks, VectorSampler
+from spectra.estimation.halfway import Halfway
 from spectra.estimation.memory import MemoryPlan
 from spectra.estimation.peak import PeakMemory
 from spectra.estimation.progress import ProductBar
@@ -48,9 +49,11 @@ class Runner:
         saved: Saved | None = None,
         progress: bool = True,
         description: str = "spectrum",
+        halfway: Halfway | None = None,
     ) -> None:
         self.family, self.settings, self.plan, self.store = family, settings, plan, store
         self.saved, self.progress, self.description = saved, progress, description
+        self.halfway = halfway
         self.checks = Checks(
             store.metadata.setdefault("checks", {}), store.metadata.setdefault("warnings", [])
         )
@@ -91,13 +94,18 @@ class Runner:
                 self.checks.structural_zeros(operator, batch, self.store.steps.shape[0])
             size = self.settings.block_size
             for first in range(0, len(missing), size):
-                self._block(operator, batch, missing[first : first + size], bar)
+                probes = missing[first : first + size]
+                if self.halfway is not None:
+                    self.halfway.begin()
+                self._block(operator, batch, probes, bar)
                 now = time.monotonic()
                 self.cost["seconds"] += now - started
                 started = now
                 self.cost["peak_bytes"] = max(self.cost["peak_bytes"], peak.bytes)
                 if self.saved is not None:
                     self.saved(self.store)
+                if self.halfway is not None:
+                    self.halfway.forget((batch, probes))
             release = getattr(operator, "release", None)
             if release is not None:
                 release()
@@ -135,6 +143,7 @@ class Runner:
         kept = steps if self.plan.kept is None else self.plan.kept
         lanczos.reserve(min(kept, steps))
         sampler = self.checks.sampler(steps) if self.settings.check else None
+        self._take(lanczos, batch, probes, sampler, bar)
         while lanczos.num_steps < steps and not lanczos.finished:
             before = int(lanczos.steps.sum())
             if lanczos.num_steps == kept and lanczos.policy.where != "none":
@@ -143,10 +152,11 @@ class Runner:
                 lanczos.condense()
             lanczos.extend(1, observe=sampler)
             self.checks.condensed(lanczos)
-            done = int(lanczos.steps.sum()) - before
-            self.cost["hvps"] += done
-            bar.advance(done, lanczos.alphas[0], lanczos.betas[0])
+            bar.advance(int(lanczos.steps.sum()) - before, lanczos.alphas[0], lanczos.betas[0])
             self.watch()
+            if lanczos.num_steps < steps:
+                self._keep(lanczos, batch, probes, sampler)
+        self.cost["hvps"] += int(lanczos.steps.sum())
         for row, index in enumerate(probes):
             count = int(lanczos.steps[row])
             self.store.put(batch, index, lanczos.alphas[row, :count], lanczos.betas[row, :count])
@@ -155,3 +165,37 @@ class Runner:
                 self.checks.orthogonality(lanczos)
             del lanczos  # its vectors would stand beside the float64 graph of the last check
             self.checks.after(operator, sampler)
+
+    def _keep(
+        self, lanczos: Lanczos, batch: int, probes: list[int], sampler: VectorSampler | None
+    ) -> None:
+        """Write the state of a run on its way, where that was asked for and it is time."""
+        if self.halfway is None:
+            return
+        vectors = None if sampler is None else sampler.vectors
+        self.halfway.save(lanczos, (batch, probes), self.checks.section, vectors, self._way())
+
+    def _way(self) -> dict[str, Any]:
+        """Return what else a run on its way must know to go on."""
+        return {}
+
+    def _take(
+        self,
+        lanczos: Lanczos,
+        batch: int,
+        probes: list[int],
+        sampler: VectorSampler | None,
+        bar: ProductBar,
+    ) -> dict[str, Any]:
+        """Continue a run from where an interrupted one has left it; return what it knew."""
+        if self.halfway is None:
+            return {}
+        found = self.halfway.take(lanczos, (batch, probes), self.checks.section)
+        if found is None:
+            return {}
+        about, vectors = found
+        if sampler is not None:
+            sampler.vectors[:] = vectors or []
+        self.cost["seconds"] += self.halfway.spent
+        bar.advance(int(lanczos.steps.sum()), lanczos.alphas[0], lanczos.betas[0])
+        return about

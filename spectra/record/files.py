@@ -5,16 +5,15 @@ replacement moves the whole record from one state to the next: a process killed 
 leaves the previous record or the new one. `spectrum.json` is the same metadata for people and grep,
 written second; where the two differ the npz is right.
 
-Every file is written under a temporary name in the same directory, flushed to the disk and renamed.
+Both are written atomically (spectra.record.atomic). The metadata hold a hash of all the rest
+(spectra.record.digest), which is checked on loading; records of before have none.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import math
-import os
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,13 +23,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spectra.errors import RecordError
+from spectra.errors import RecordError, WriteError
+from spectra.record.atomic import make_directory, write_atomically
+from spectra.record.digest import KEY, content_sha256
 from spectra.record.spectrum import SCHEMA, Spectrum, probe_dim
 
 ARRAYS = "spectrum.npz"
 METADATA = "spectrum.json"
 FLOATS = ("alphas", "betas", "losses", "grad_norms")
 INTEGERS = ("steps", "tokens")
+DERIVED = ("nodes", "weights")  # for readers with numpy alone
 LARGEST = 1 << 31  # bytes of one array; a record is megabytes
 
 
@@ -38,7 +40,7 @@ def save(spectrum: Spectrum, directory: Path) -> Path:
     """Write `spectrum` into `directory` (created if absent) and return the directory.
 
     Raises:
-        RecordError: If the directory cannot be written.
+        WriteError: If the directory cannot be written.
     """
     text = save_arrays(spectrum, directory / ARRAYS)
     with _writing(directory):
@@ -50,18 +52,18 @@ def save_arrays(spectrum: Spectrum, path: Path) -> str:
     """Write the `.npz` side of a record to `path`, and return the metadata in it as JSON.
 
     Raises:
-        RecordError: If it cannot be written.
+        WriteError: If it cannot be written.
     """
-    text = json.dumps(_plain(spectrum.metadata), indent=1, ensure_ascii=False, allow_nan=False)
-    arrays: dict[str, NDArray[Any]] = {
-        name: np.asarray(getattr(spectrum, name)) for name in (*FLOATS, *INTEGERS)
-    }
-    arrays |= {"nodes": spectrum.nodes, "weights": spectrum.weights}
+    names = (*FLOATS, *INTEGERS, *DERIVED)
+    arrays: dict[str, NDArray[Any]] = {n: np.asarray(getattr(spectrum, n)) for n in names}
+    metadata = _plain(spectrum.metadata)
+    metadata[KEY] = content_sha256(metadata, arrays)
+    text = json.dumps(metadata, indent=1, ensure_ascii=False, allow_nan=False)
     arrays["metadata"] = np.frombuffer(text.encode(), dtype=np.uint8)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     with _writing(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(path.parent)
         write_atomically(path, buffer.getvalue())
     return text
 
@@ -71,28 +73,10 @@ def _writing(directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RecordError(
+        raise WriteError(
             f"the record {str(directory)!r} cannot be written ({error.strerror}); probes saved "
             "before are untouched: make room or pass another --output, then --resume."
         ) from None
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`: temporary name, flush to disk, rename, flush the directory."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def exists(directory: Path) -> bool:
@@ -136,6 +120,13 @@ def _read(file: Path) -> Spectrum:
                 )
     with np.load(file, allow_pickle=False) as arrays:
         metadata = json.loads(arrays["metadata"].tobytes().decode())
+        if isinstance(metadata, dict) and KEY in metadata:
+            stored = {name: arrays[name] for name in (*FLOATS, *INTEGERS, *DERIVED)}
+            if content_sha256(metadata, stored) != metadata[KEY]:
+                raise RecordError(
+                    f"the record {str(file)!r} was changed after it was written (its content is "
+                    f"not that of its {KEY}); restore it, or estimate again."
+                )
         floats = {name: arrays[name].astype(np.float64) for name in FLOATS}
         integers = {name: arrays[name].astype(np.int64) for name in INTEGERS}
     metadata = upgrade(metadata, str(file))
@@ -181,15 +172,6 @@ def _check_shapes(arrays: dict[str, NDArray[Any]], metadata: dict[str, Any]) -> 
     within = probe_dim(metadata)
     if not (0 <= unmasked <= dim and within >= 1) or (steps.size and steps.max() > within):
         raise ValueError(f"dimensions {dim} and {unmasked} do not fit the steps")
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as handle:
-        while piece := handle.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _plain(value: Any) -> Any:

@@ -72,7 +72,10 @@ def test_replaced_attention_is_noted():
     model.config._attn_implementation_internal = "flash_attention_2"
     H = hessian(model, [batch(1, 4)])
     H.prepare()
-    assert any("'flash_attention_2' evaluated as softmax in closed form" in n for n in H.metadata()["notes"])
+    assert any(
+        "'flash_attention_2' evaluated as softmax in closed form" in n
+        for n in H.metadata()["notes"]
+    )
     assert model.config._attn_implementation == "flash_attention_2"
 
 
