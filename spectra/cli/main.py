@@ -1,7 +1,7 @@
 """`spectra VERB …`: finds the verb, runs it, turns errors into one sentence and an exit code.
 
-Exit codes: 0 done, 1 failure, 2 usage, 130 Ctrl-C, 143 SIGTERM. Results and paths go to stdout, progress and messages to
-stderr. Nothing heavy is imported before the verb is known.
+Exit codes: 0 done, 1 failure, 2 usage, 130 Ctrl-C, 143 SIGTERM. Results and paths go to stdout,
+progress and messages to stderr. Nothing heavy is imported before the verb is known.
 
 Under torchrun `estimate` and `train` are run by all processes and told by one; the other verbs
 refuse.

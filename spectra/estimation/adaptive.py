@@ -13,9 +13,10 @@ what converges later widen them, and what that costs is more steps, which the ba
 *Resuming.* A record is written after every run. What a run is allowed, band and products, follows
 from the runs before it in the record, so going on after an interruption makes the record that an
 uninterrupted run makes; the interrupted run itself begins anew, its products spent again, unless
-its state is saved on the way (spectra.estimation.halfway). Going on with other demands (`tol`, `tau`, `max_hvps`) keeps
-every run that satisfies them and begins the others anew from their first step. Each interval so
-obtained holds with its confidence; several looked at in turn do not all hold with it at once.
+its state is saved on the way (spectra.estimation.halfway). Going on with other demands (`tol`,
+`tau`, `max_hvps`) keeps every run that satisfies them and begins the others anew from their first
+step. Each interval so obtained holds with its confidence; several looked at in turn do not all hold
+with it at once.
 """
 
 from __future__ import annotations
@@ -132,8 +133,8 @@ class AdaptiveRunner(Runner):
         self.way: dict[str, Any] = {"run": place, "measured": False}
         if self.halfway is not None:
             lanczos.reserve(min(self.kept, allotted))
-            before = self._take(lanczos, place[0], [place[1]], sampler, bar)
-            self.way |= {name: before[name] for name in WAY if name in before}
+            known = self._take(lanczos, place[0], [place[1]], sampler, bar)
+            self.way |= {name: known[name] for name in WAY if name in known}
         if sampler is not None and lanczos.num_steps:
             sampler.last = lanczos.last_vector
         if not self.way["measured"]:

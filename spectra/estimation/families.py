@@ -1,4 +1,4 @@
-"""The operators of an estimate, one after the other: those of a curvature family, or a single one."""
+"""The operators of an estimate by their index: those of a curvature family, or a single one."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ class Members:
         self._family = family
 
     def num_operators(self) -> int:
+        """Return the number of operators."""
         return self._family.num_operators()
 
     def operator(self, index: int) -> SymmetricOperator:
+        """Return operator `index`."""
         mean = self._family.reduce == "mean"
         return self._family.mean if mean else self._family.operator(index)
 
@@ -27,7 +29,9 @@ class One:
         self._operator = operator
 
     def num_operators(self) -> int:
+        """Return the number of operators."""
         return 1
 
     def operator(self, index: int) -> SymmetricOperator:  # noqa: ARG002 - there is only one
+        """Return the operator."""
         return self._operator

@@ -247,11 +247,11 @@ class Lanczos:
         return self._bases[p].combine(torch.from_numpy(np.ascontiguousarray(coefficients)))
 
     def state_dict(self, *, copy: bool = True) -> dict[str, Any]:
-        """Return everything needed to continue: tensors on the CPU, and plain values.
+        """Return everything needed to continue; without `copy` vectors are the run's own."""
 
-        Without `copy` the vectors are the run's own, where they are: the next step changes them.
-        """
-        taken = (lambda v: v.cpu().clone()) if copy else (lambda v: v)
+        def taken(vectors: torch.Tensor) -> torch.Tensor:
+            return vectors.cpu().clone() if copy else vectors
+
         return {
             "alphas": torch.from_numpy(self.alphas.copy()),
             "betas": torch.from_numpy(self.betas.copy()),

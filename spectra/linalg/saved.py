@@ -166,7 +166,7 @@ class _Rows:
 
 def _fill(handle: BinaryIO, part: torch.Tensor) -> None:
     place = part if part.device.type == "cpu" else torch.empty(part.shape, dtype=part.dtype)
-    handle.readinto(memoryview(place.view(torch.uint8).numpy()))  # type: ignore[attr-defined]
+    handle.readinto(place.view(torch.uint8).numpy().data)  # type: ignore[attr-defined]
     if place is not part:
         part.copy_(place)
 
@@ -175,7 +175,7 @@ def _pieces(tensor: torch.Tensor) -> Iterator[memoryview]:
     flat = tensor.detach().contiguous().view(-1)
     for part in flat.split(PIECE // tensor.element_size()):
         if part.numel():
-            yield memoryview(part.cpu().view(torch.uint8).numpy())
+            yield part.cpu().view(torch.uint8).numpy().data
 
 
 def _header(tensors: Mapping[str, torch.Tensor], told: Mapping[str, str]) -> bytes:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from spectra.errors import RecordError, UsageError
+from spectra.errors import UsageError, WriteError
 from spectra.record.atomic import make_directory
 
 try:
@@ -27,6 +27,7 @@ except ImportError:  # not a POSIX system
 
 FILE = ".spectra.lock"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 _held: set[int] = set()
 
 
@@ -50,7 +51,7 @@ def holding(directory: Path) -> Iterator[None]:
 
     Raises:
         UsageError: If another process holds it.
-        RecordError: If it cannot be made or written to.
+        WriteError: If the disk is full, read-only, or gone.
     """
     if fcntl is None or (directory.exists() and not directory.is_dir()):
         yield  # what is no directory is refused by those who know what it should be
@@ -61,9 +62,12 @@ def holding(directory: Path) -> Iterator[None]:
         descriptor = _acquire(directory)
     except OSError as error:
         _remove(made)
-        raise RecordError(
-            f"output={str(directory)!r} cannot be written: {error.strerror}; pass another --output."
-        ) from None
+        if error.errno in _FULL:
+            raise WriteError(
+                f"output={str(directory)!r} cannot be written ({error.strerror}); make room, or "
+                "pass another --output."
+            ) from None
+        descriptor = None  # who writes there will say what is wrong with it
     if descriptor is None:
         yield
         return
@@ -90,8 +94,9 @@ def _acquire(directory: Path) -> int | None:
             if not _named(descriptor, path):
                 os.close(descriptor)
                 continue
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode())
+            with suppress(OSError):  # on a full disk it holds as well, without a name
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode())
         except BlockingIOError:
             holder = os.pread(descriptor, 256, 0)
             os.close(descriptor)
