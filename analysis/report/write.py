@@ -21,6 +21,7 @@ from analysis.report.drawings import FIGURES, draw
 from analysis.report.paths import shorter
 from analysis.training import load_training
 from spectra.errors import RecordError, SpectraError
+from spectra.record import write_atomically
 from spectra.record.spectrum import Spectrum
 
 REPORT, TABLES = "report.html", "tables"
@@ -46,9 +47,8 @@ def write_report(results: str | os.PathLike[str]) -> list[Path]:
         written = _tables(root, records, training, found)
         drawn = draw(root, records, training)
         path = root / REPORT
-        path.write_text(
-            _page(root, records, spectra, training, (found, notes), drawn), encoding="utf-8"
-        )
+        page = _page(root, records, spectra, training, (found, notes), drawn)
+        write_atomically(path, page.encode())
     except OSError as error:
         raise RecordError(
             f"the report cannot be written below {str(root)!r}: {error.strerror}."
@@ -90,7 +90,7 @@ def _tables(
             if "path" in frame:
                 frame = frame.assign(path=[shorter(root, path) for path in frame["path"]])
             path = root / TABLES / f"{name}.csv"
-            frame.to_csv(path, index=False)
+            write_atomically(path, frame.to_csv(index=False).encode())
             written.append(path)
     return written
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from spectra.errors import UsageError, WriteError
-from spectra.record.atomic import make_directory
+from spectra.record.atomic import make_directory, remove_remnants
 
 try:
     import fcntl
@@ -47,6 +47,7 @@ if hasattr(os, "register_at_fork"):
 def holding(directory: Path) -> Iterator[None]:
     """Hold `directory`, which is made if need be, for the time of the block.
 
+    What killed processes have left of files they were writing is removed.
     If nothing is in it afterwards it goes again, with those above that were made for it.
 
     Raises:
@@ -73,6 +74,7 @@ def holding(directory: Path) -> Iterator[None]:
         return
     _held.add(descriptor)
     try:
+        remove_remnants(directory)
         yield
     finally:
         if descriptor in _held:  # not in a forked child

@@ -19,6 +19,7 @@ from typing import Any
 from spectra.errors import CheckpointError, UsageError
 from spectra.quant import QuantSpec, SavedQuantization, read_saved
 from spectra.quant.saved import FILE
+from spectra.record.atomic import make_directory, remove_remnants
 from spectra.train.recipes import Recipe
 from spectra.train.reconstruction import FOLDER as BLOCKS
 from spectra.train.seal import FILE as SEAL
@@ -74,7 +75,8 @@ class QuantizationWriter:
         def save_model(output_dir: str | None = None, _internal_call: bool = False) -> None:
             if trainer.args.should_save:
                 directory = Path(output_dir or trainer.args.output_dir)
-                directory.mkdir(parents=True, exist_ok=True)
+                make_directory(directory)
+                remove_remnants(directory)
                 self.at(trainer.state.global_step).save(directory)
             save(output_dir, _internal_call)
 
