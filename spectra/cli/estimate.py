@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -12,12 +13,13 @@ from spectra.cli.arguments import parse, say
 from spectra.cli.jobs import Job, jobs, refuse_occupied
 from spectra.cli.parts import check_kind, estimate_part, parts_of
 from spectra.cli.resuming import loaded, nothing_new, telling
-from spectra.errors import SpectraError, UsageError
+from spectra.errors import NumericalWarning, SpectraError, UsageError
 from spectra.estimation import Request, estimate
 from spectra.estimation.pipeline import Opened, check, open_checkpoint
 from spectra.estimation.request import resolve
 from spectra.parallel import world
 from spectra.record import Spectrum
+from spectra.record.doubts import DATA
 
 DESCRIPTION = """\
 The eigenvalue density of a checkpoint's Hessian by stochastic Lanczos quadrature, written as a
@@ -119,6 +121,7 @@ class _Sweep:
         self.arguments, self.base, self.per = arguments, base, per
         self.figure, self.several = figure, several
         self.made, self.skipped = 0, 0
+        self.data: str | None = None  # hash of the text of the first record
         self.failed: list[tuple[str, str]] = []
 
     def run(self, job: Job) -> None:
@@ -186,12 +189,28 @@ class _Sweep:
         def whole() -> None:
             spectrum = telling(work, output, self.arguments, several=self.several)
             done = before is not None and nothing_new(before, spectrum)
+            self._compare_data(spectrum, output)
             self.skipped, self.made = self.skipped + done, self.made + (not done)
             with world().together():
                 if world().speaks:
                     self._tell(spectrum, output, done=done)
 
         self._attempt(name, whole)
+
+    def _compare_data(self, spectrum: Spectrum, output: Path) -> None:
+        """Note in a record that its text is not that of the first of its series."""
+        now = spectrum.metadata["data"].get("sha256")
+        if self.data in (None, now) or not world().speaks:
+            self.data = self.data or now
+            return
+        message = (
+            f"{DATA}: the text changed between the records of this series ({self.data[:12]} in the "
+            f"first, {now[:12]} here): what differs between them is not the checkpoint's alone"
+        )
+        if message not in spectrum.metadata["warnings"]:
+            spectrum.metadata["warnings"].append(message)
+            spectrum.save(output)
+            warnings.warn(message, NumericalWarning, stacklevel=2)
 
     def _tell(self, spectrum: Spectrum, output: Path, *, done: bool) -> None:
         if done:

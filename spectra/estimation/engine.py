@@ -13,16 +13,16 @@ from spectra.curvature.failures import told
 from spectra.curvature.family import Curvature
 from spectra.errors import InputWarning
 from spectra.estimation.adaptive import AdaptiveRunner, plan_beside_graph, vectors_kept
+from spectra.estimation.ending import finish
 from spectra.estimation.families import Members, One
 from spectra.estimation.halfway import Halfway, found_states, remove_states
 from spectra.estimation.memory import WORK_VECTORS, MemoryPlan, plan_memory
 from spectra.estimation.outcome import conclude, list_asked
 from spectra.estimation.output import check_same_run, identity
 from spectra.estimation.planner import settled
-from spectra.estimation.reference import reference_numbers
 from spectra.estimation.runner import Family, Runner
 from spectra.estimation.sections import note_other_threads, sections_of
-from spectra.estimation.settings import DTYPES, SLQSettings
+from spectra.estimation.settings import SLQSettings
 from spectra.estimation.shares import found_shares, remove_shares
 from spectra.estimation.sharing import (
     SharingRunner,
@@ -33,11 +33,10 @@ from spectra.estimation.sharing import (
 )
 from spectra.estimation.store import GrowingStore, ProbeStore
 from spectra.estimation.target import Target, as_target
-from spectra.linalg import BasisPolicy, SymmetricOperator
+from spectra.linalg import SymmetricOperator
 from spectra.parallel import Group
 from spectra.parallel.launched import Place
-from spectra.quadrature import summarize
-from spectra.record import Spectrum, probe_dim
+from spectra.record import Spectrum
 
 log = logging.getLogger(__name__)
 
@@ -256,26 +255,6 @@ def _tell(store: ProbeStore, plan: MemoryPlan, settings: SLQSettings) -> None:
 
 def _write(store: ProbeStore, output: Path) -> None:
     record.save(store.snapshot(), output)
-
-
-def finish(store: ProbeStore) -> None:
-    """Fill in the summary from the probes that have run."""
-    _add_basis_rounding(store)
-    spectrum = store.snapshot()
-    store.metadata["summary"] = summarize(spectrum.measure)
-    if store.metadata["estimator"]["protocol"] == "winq":
-        store.metadata["reference"] = reference_numbers(spectrum)
-
-
-def _add_basis_rounding(store: ProbeStore) -> None:
-    """Record what storing the basis in a lower precision adds to the product error."""
-    estimator = store.metadata["estimator"]
-    dtype, stored = DTYPES[estimator["vector_dtype"]], DTYPES[estimator["basis_dtype"]]
-    relative = BasisPolicy(estimator["basis"], stored).rounding(
-        probe_dim(store.metadata), store.alphas.shape[2], dtype
-    )
-    ends = store.snapshot().measure.span
-    store.metadata["checks"]["basis_rounding"] = relative * max(abs(end) for end in ends)
 
 
 def _probe_space(operator: SymmetricOperator, settings: SLQSettings) -> SLQSettings:

@@ -14,6 +14,9 @@ from typing import Any, Protocol
 
 import torch
 
+from spectra.curvature.fingerprint import changed, fingerprint
+from spectra.curvature.operator import CurvatureOperator
+from spectra.errors import NumericalError
 from spectra.estimation.checking import Checks, VectorSampler
 from spectra.estimation.halfway import Halfway
 from spectra.estimation.memory import MemoryPlan
@@ -54,6 +57,7 @@ class Runner:
         self.family, self.settings, self.plan, self.store = family, settings, plan, store
         self.saved, self.progress, self.description = saved, progress, description
         self.halfway = halfway
+        self._model: dict[str, int] | None = None
         self.checks = Checks(
             store.metadata.setdefault("checks", {}), store.metadata.setdefault("warnings", [])
         )
@@ -85,6 +89,7 @@ class Runner:
         prepare = getattr(operator, "prepare", None)
         with PeakMemory(operator.device) as peak:
             started = time.monotonic()
+            self._same_model(operator)
             if prepare is not None:
                 prepare()
                 self._facts(batch, operator)
@@ -98,6 +103,7 @@ class Runner:
                 if self.halfway is not None:
                     self.halfway.begin()
                 self._block(operator, batch, probes, bar)
+                self._same_model(operator)
                 now = time.monotonic()
                 self.cost["seconds"] += now - started
                 started = now
@@ -109,6 +115,23 @@ class Runner:
             release = getattr(operator, "release", None)
             if release is not None:
                 release()
+
+    def _same_model(self, operator: SymmetricOperator) -> None:
+        """Raise where the model is not the one that the run began with."""
+        if not (self.settings.check and isinstance(operator, CurvatureOperator)):
+            return
+        model = operator.point.model
+        if self._model is None:
+            self._model = fingerprint(model)
+            return
+        names = changed(self._model, model)
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise NumericalError(
+                f"{names[0]}{more} changed while the spectrum was estimated, so the products are "
+                "not those of one matrix; leave the model alone until it ends: the probe that ran "
+                "meanwhile is not kept."
+            )
 
     def _facts(self, batch: int, operator: Any) -> None:
         self.store.losses[batch] = operator.loss
