@@ -18,6 +18,7 @@ from spectra.benchmarks import (
     machine,
     memory,
     policies,
+    processes,
     product,
     stream,
     versus,
@@ -71,6 +72,12 @@ BENCHMARKS: dict[str, tuple[str, Callable[[argparse.Namespace], Rows]]] = {
         "time against tokens, parameters, steps, probes",
         lambda asked: growth.measure(asked.model, asked.shapes, asked.rounds),
     ),
+    "processes": (
+        "throughput of several processes of one thread over one (--processes)",
+        lambda asked: processes.measure(
+            asked.model, asked.seq_len, asked.steps, asked.rounds, asked.processes
+        ),
+    ),
 }
 
 
@@ -114,6 +121,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dim", type=int, default=1_000_000)
     parser.add_argument("--seeds", type=int, default=30)
     parser.add_argument("--threads", type=int, default=0, help="of torch on the CPU (its own)")
+    parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--no_density", dest="density", action="store_false")

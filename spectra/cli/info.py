@@ -147,7 +147,8 @@ def _cost_lines(request: Request, found: checkpoint.Description, dim: int) -> li
         f"an estimate of {request.params} ({dim:,} parameters) in {request.dtype} on {device}:",
         f"  products  {operators} operators × {asked.num_probes} probes × "
         f"{min(asked.lanczos_steps, dim)} steps = {products:,}, {cost.flops / 1e9:,.1f} GFLOP each",
-        f"  time      about {_duration(seconds)}",
+        f"  time      about {_duration(seconds)} in one process; torchrun shares the probes among "
+        f"up to {operators * asked.num_probes}",
         f"  weights   {_size(cost.weight_bytes)}",
         f"  graph     about {_size(cost.graph_bytes)} for {tokens:,} tokens{rebuilt}",
         f"  checks    about {_size(cost.reference_bytes)} for one product in float64",

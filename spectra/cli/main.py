@@ -21,7 +21,7 @@ from typing import Any
 from spectra import __version__
 from spectra.cli import signals
 from spectra.errors import SpectraError, SpectraWarning, UsageError, nearest
-from spectra.parallel.launched import place
+from spectra.parallel.launched import place, report
 
 SHARED = ("estimate", "train")  # what several processes can run
 VERBS = {
@@ -109,6 +109,7 @@ def _guarded(verb: str, arguments: list[str], *, debug: bool, speaks: bool) -> i
                 raise
             if speaks:
                 print(f"spectra {verb}: {error}", file=sys.stderr, flush=True)
+            report(f"spectra {verb}: {error}")
             return error.exit_code
         except KeyboardInterrupt as error:
             if debug:

@@ -12,6 +12,7 @@ from typing import Any
 from spectra.cli.arguments import parse_values, say
 from spectra.cli.evaluation import print_evaluation
 from spectra.errors import UsageError
+from spectra.parallel.launched import place
 from spectra.train.evaluation import FILE, check_request, evaluate, output_file
 from spectra.train.presets import DEFAULTS, preset
 from spectra.train.request import TrainRequest
@@ -82,9 +83,15 @@ def _training_arguments(request: TrainRequest, values: dict[str, Any]) -> Any:
             "checkpoint in --output."
         )
     try:
-        return TrainingArguments(**values)
+        arguments = TrainingArguments(**values)
     except (ValueError, TypeError, ImportError) as error:
         raise UsageError(f"the training arguments do not fit: {error}") from None
+    if arguments.world_size == 1 < place().size:
+        raise UsageError(
+            f"{place().size} processes were launched and transformers has not joined them: each "
+            "would train alone and write the same files; start one, or pass --use_cpu."
+        )
+    return arguments
 
 
 def _evaluate(request: TrainRequest, arguments: Any, output: str | None) -> int:
@@ -182,4 +189,6 @@ def _device_defaults() -> dict[str, Any]:
     import torch
 
     cuda = torch.cuda.is_available()
-    return {"bf16": cuda and torch.cuda.is_bf16_supported(), "dataloader_pin_memory": cuda}
+    # On processors alone transformers joins processes only if told; else each trains by itself.
+    joined = {"use_cpu": True} if place().size > 1 and not torch.accelerator.is_available() else {}
+    return joined | {"bf16": cuda and torch.cuda.is_bf16_supported(), "dataloader_pin_memory": cuda}

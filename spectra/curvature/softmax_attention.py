@@ -42,7 +42,7 @@ Maybe = torch.Tensor | None
 
 ROWS = 128  # of a block under a causal mask on the CPU
 ELEMENTS = 1 << 16  # of a block a thread on the CPU: a few of them stay in its cache
-CUDA_ROWS = 512
+CUDA_ROWS = 256
 CUDA_ELEMENTS = 1 << 27
 
 

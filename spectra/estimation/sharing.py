@@ -75,7 +75,7 @@ def in_words(store: ProbeStore) -> str:
     if ranks == 1:
         return ""
     left = int((store.steps == 0).sum())
-    idle = f"; {ranks - left} of them have none" if left < ranks else ""
+    idle = f"; {ranks - left} have nothing to do" if left < ranks else ""
     unit = "thread" if threads == 1 else "threads"
     return f"{ranks} processes of {threads} {unit} (OMP_NUM_THREADS) share {left} probes{idle}"
 

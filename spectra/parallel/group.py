@@ -88,7 +88,7 @@ class Group:
 
     def check(self) -> None:
         """Raise if another rank has failed; cheap enough for every product (0.1 ms)."""
-        if self.size > 1 and self._depth:
+        if self.size > 1:
             self._mail().check()
 
     # -- tensors -------------------------------------------------------------------------------
@@ -103,8 +103,9 @@ class Group:
             return None
         if not dist.is_initialized():
             self.gather(None)  # making it would wait for a rank that has failed before
-            backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-            if torch.cuda.is_available():
+            backend = "gloo"
+            if self.local_size <= torch.cuda.device_count():  # else they work on the processors
+                backend = "cpu:gloo,cuda:nccl"
                 torch.cuda.set_device(self._cuda())
             dist.init_process_group(
                 backend, store=self._mail().fresh(), rank=self.rank, world_size=self.size

@@ -5,8 +5,12 @@ Free of torch, so that the command line can ask who speaks before anything heavy
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from spectra.errors import UsageError
 
@@ -52,6 +56,19 @@ def place() -> Place:
             "torchrun, or unset WORLD_SIZE."
         )
     return found
+
+
+def report(message: str) -> None:
+    """Leave the sentence where torchrun looks for the reason, which it prints under its own lines.
+
+    https://pytorch.org/docs/stable/elastic/errors.html
+    """
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if file is None:
+        return
+    told = {"message": message, "extraInfo": {"timestamp": str(int(time.time()))}}
+    with contextlib.suppress(OSError):
+        Path(file).write_text(json.dumps({"message": told}), encoding="utf-8")
 
 
 def _number(name: str, default: int) -> int:

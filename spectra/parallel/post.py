@@ -2,7 +2,8 @@
 
 Every rank writes under keys of its own and reads those of the others; nobody blocks inside the
 store, so that a failure is seen wherever a rank waits. When an exchange is complete, all ranks have
-read the one before it, whose values are then removed.
+read the one before it, whose values are then removed. Values are pickled: who can write to the
+store can run code, as with torch's own exchanges of objects; torchrun's port is for its ranks only.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Post:
         self._store: Any = PrefixStore(f"spectra/{attempt}", store)
         self._number = self._block = 0
         self._beats = {k: ("", time.monotonic()) for k in range(size) if k != rank}
-        self.made_group = False
+        self.made_group, self._inside = False, False
         thread = threading.Thread(target=self._live, args=(store.clone(),), daemon=True)
         thread.start()
 
@@ -71,10 +72,11 @@ class Post:
 
     def begin(self) -> None:
         """Enter a block of common work."""
-        self._block += 1
+        self._block, self._inside = self._block + 1, True
 
     def end(self, mine: Outcome, *, wait: bool) -> list[Outcome]:
         """Leave it; return how it ended on every rank, without waiting if not `wait`."""
+        self._inside = False
         with _told():
             if mine.failed:
                 self._store.set(f"failed/{self._block}", str(self.rank))
@@ -90,7 +92,7 @@ class Post:
     def check(self, *, alive: bool = False) -> None:
         """Raise if another rank has failed in this block or, with `alive`, is gone."""
         with _told():
-            if self._store.check([f"failed/{self._block}"]):
+            if self._inside and self._store.check([f"failed/{self._block}"]):
                 number = self._store.get(f"failed/{self._block}").decode()
                 raise ElsewhereError(f"rank {number} has failed")
         lost = self._lost() if alive else None

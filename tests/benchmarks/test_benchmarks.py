@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from spectra.benchmarks import default, machine, policies, stream, versus
+from spectra.benchmarks import default, machine, policies, processes, stream, versus
 from spectra.benchmarks.__main__ import main
 from spectra.benchmarks.subject import SHAPES, Subject, load
 from spectra.errors import UsageError
@@ -94,3 +94,11 @@ def test_shapes_of_two_architectures(monkeypatch) -> None:
     shape = {"n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": 32}
     monkeypatch.setitem(SHAPES, "gpt2-test", shape)
     assert type(load("gpt2-test", seq_len=8, batch_size=1).model).__name__ == "GPT2LMHeadModel"
+
+
+@pytest.mark.slow
+def test_processes_share_work_and_find_the_same() -> None:
+    rows = processes.measure("tiny", 16, 3, 1, 2)
+    assert [row["shared"] for row in rows] == ["2 batches", "2 probes", "2 batches"]
+    assert all(row["equal"] for row in rows)
+    assert all(row["throughput"] > 0 for row in rows)

@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from spectra.cli import train as verb
 from spectra.cli.main import main
 from spectra.errors import UsageError
+from spectra.parallel.launched import Place
 from spectra.train import TrainRequest
 
 Parsed = tuple[TrainRequest, Any]
@@ -128,3 +129,22 @@ def test_a_run_from_the_command_line(
     assert "--resume" in capsys.readouterr().err
     assert main([*flags, "--resume"]) == 0  # nothing left to do, and nothing lost
     assert json.loads(Path(lines["summary"]).read_text())["step"] == 4
+
+
+def test_processes_without_gpus_are_joined(monkeypatch):
+    from spectra.cli.train import _device_defaults
+
+    assert "use_cpu" not in _device_defaults()
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert _device_defaults()["use_cpu"] is True
+
+
+def test_processes_that_would_train_apart_are_refused(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("spectra.cli.train.place", lambda: Place(0, 2, 0, 2))
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
+    code = main(["train", "--model", "tiny", "--output", str(tmp_path / "r")])
+    assert code == 2
+    assert "each would train alone" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()

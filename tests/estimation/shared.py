@@ -55,9 +55,10 @@ def work(root: Path, checkpoint: str, tokens: str) -> dict[str, Any]:
 
     def estimate(name: str, **changes: Any) -> str:
         options = SIZES | changes
+        output = None if name == "in memory" else str(root / name)
         try:
             found = spectra.estimate(
-                checkpoint, data=tokens, output=str(root / name), progress=False, **options
+                checkpoint, data=tokens, output=output, progress=False, **options
             )
         except spectra.SpectraError as error:
             return f"{type(error).__name__}: {error}"
@@ -71,6 +72,7 @@ def work(root: Path, checkpoint: str, tokens: str) -> dict[str, Any]:
 
     for name, changes in CASES.items():
         told[name] = estimate(name, **changes)
+    told["in memory"] = estimate("in memory")
     told["adaptive"] = estimate("adaptive", lanczos_steps=None, num_probes=None, tol=0.1)
     told["begun by one"] = estimate("begun by one", resume=True)
     told["again"] = estimate("batches", resume=True)

@@ -96,7 +96,7 @@ def test_either_number_of_processes_goes_on_with_the_run_of_the_other(
 ):
     root, told = runs
     whole = digest(alone["batches"])
-    for name in ("begun by one", "resumed by two", "again"):
+    for name in ("begun by one", "resumed by two", "again", "in memory"):
         assert [mine[name] for mine in told] == [whole, whole], name
     assert digest(spectra.load(root / "resumed by two")) == whole
     assert not list((root / "resumed by two").glob(PATTERN))
@@ -148,7 +148,7 @@ def test_a_list_of_estimates_goes_on_past_one_that_fails_on_one_rank(runs):
     assert (code, code_1, out_1) == (1, 1, "")
     assert "rank 1: ZeroDivisionError: of all things" in err
     assert "2 of 2 checkpoints failed" in err
-    (code, out, err), (code_1, out_1, err_1) = (mine["layers"] for mine in told)
+    (code, _, err), (code_1, out_1, err_1) = (mine["layers"] for mine in told)
     assert (code, code_1, out_1, err_1) == (0, 0, "", "")
     assert "2 records: 2 estimated, 0 failed" in err
     assert all(spectra.load(root / "layers" / f"layer-0{k}").complete for k in (0, 1))

@@ -15,8 +15,9 @@ from tests.parallel.two import launch
 
 # Every step of the script appends to the list that each rank writes at the end.
 SCRIPT = """
-import json, sys, time
+import json, os, sys, time
 import torch
+from spectra.parallel import post
 from spectra.errors import DataError, UsageError
 from spectra.parallel import world
 
@@ -69,10 +70,16 @@ failing("in sum", lambda: one_raises_while_the_other_waits(lambda: group.sum_(to
 failing("both", both_raise)
 failing("not foreseen", not_foreseen)
 failing("nested", late)
+told["outside"] = group.gather(rank)
 with group.together():
     told["afterwards"] = [group.gather(rank), group.sum_(torch.ones(2)).tolist()]
+if rank == 0:
+    post.BEAT, post.PATIENCE = 0.2, 3.0
+    failing("gone", lambda: group.gather(0))
 with open(f"{sys.argv[1]}/{rank}.json", "w") as handle:
     json.dump(told, handle)
+    handle.flush()
+    os._exit(0)  # torchrun takes this for success, and does not end the other one
 """
 
 
@@ -116,6 +123,12 @@ def test_what_nobody_foresaw_keeps_its_type_where_it_happened(told) -> None:
 
 def test_the_group_is_as_good_as_before_after_errors(told) -> None:
     assert [mine["afterwards"] for mine in told] == [[[0, 1], [2.0, 2.0]]] * 2
+    assert [mine["outside"] for mine in told] == [[0, 1]] * 2
+
+
+def test_who_waits_for_a_process_that_is_gone_is_told(told) -> None:
+    said = "rank 0: rank 1 has given no sign of life for 3 seconds"
+    assert told[0]["gone"] == ["SpectraError", said]
 
 
 def test_alone_everything_is_a_group_of_one() -> None:
