@@ -187,8 +187,13 @@ def test_a_write_that_fails_leaves_the_state_before(tmp_path):
     path = tmp_path / "state.safetensors"
     write_state(path, lanczos, {"steps": 2}, {})
     before = path.read_bytes()
-    with pytest.raises(OSError, match="full"), replacing(path) as handle:
-        handle.write(b"half")
-        raise OSError("full")
+
+    def fail():
+        with replacing(path) as handle:
+            handle.write(b"half")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        fail()
     assert path.read_bytes() == before
     assert [p for p in Path(tmp_path).iterdir()] == [path]

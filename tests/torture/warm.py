@@ -12,6 +12,8 @@ MODULES = (
     "transformers.trainer",
     "accelerate",
     "analysis",
+    "spectra.cli.main",
+    "spectra.cli.resuming",
     "spectra.cli.estimate",
     "spectra.cli.train",
     "spectra.cli.reproduce",
