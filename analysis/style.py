@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from analysis.labels import config_id, known
 from spectra.errors import RecordError, UsageError
 from spectra.record import write_atomically
+from spectra.record.doubts import heads
 from spectra.record.spectrum import Spectrum
 
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -124,6 +125,9 @@ def check_figure_file(flag: str, path: str) -> Path:
     )
 
 
+DOUBTS = "doubts"  # of the text at a figure's foot
+
+
 def save_figure(
     figure: Figure | Axes,
     path: str | Path,
@@ -153,6 +157,7 @@ def save_figure(
     found = [spectra] if isinstance(spectra, Spectrum) else list(spectra)
     ids = ", ".join(dict.fromkeys(config_id(one.metadata) for one in found)) or "none"
     drawn: Any = figure if isinstance(figure, Figure) else figure.figure
+    _doubted(drawn, found)
     written = []
     for kind in wanted or ("pdf", "png"):
         if kind not in FORMATS:
@@ -171,6 +176,16 @@ def save_figure(
             ) from None
         written.append(target)
     return written
+
+
+def _doubted(drawn: Any, spectra: list[Spectrum]) -> None:
+    """Say at the foot of a figure which doubts its records have."""
+    names = dict.fromkeys(h for one in spectra for h in heads(one.metadata.get("warnings") or []))
+    for old in [text for text in drawn.texts if text.get_gid() == DOUBTS]:
+        old.remove()
+    if names:
+        words = f"warnings: {', '.join(names)} (see the records)"
+        drawn.text(0.004, 0.004, words, size=5, color="0.35", ha="left", va="bottom", gid=DOUBTS)
 
 
 def _metadata(kind: str, ids: str) -> dict[str, Any]:

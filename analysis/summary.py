@@ -43,7 +43,7 @@ def summary_lines(spectrum: Spectrum) -> list[str]:
     meta = spectrum.metadata
     lines = [", ".join(title_parts(meta)), effort(spectrum)]
     if is_reference(meta):
-        return lines + _reference(spectrum) + _zeros(spectrum)
+        return lines + _reference(spectrum) + _zeros(spectrum) + _warned(meta)
     summary = summary_of(spectrum)
     if not summary:
         return [*lines, "no probe has finished: nothing is known yet"]
@@ -64,7 +64,7 @@ def summary_lines(spectrum: Spectrum) -> list[str]:
         cells += _unmasked(entry, scopes, masked_share(meta))
         note = _of(entry, "batches").get("note") or entry.get("note")
         notes += [f"  {note}".translate(SIGN)] if note else []
-    return [*lines, *aligned(cells), *notes, *_zeros(spectrum)]
+    return [*lines, *aligned(cells), *notes, *_zeros(spectrum), *_warned(meta)]
 
 
 def effort(spectrum: Spectrum) -> str:
@@ -169,6 +169,10 @@ def _precision(spectrum: Spectrum) -> str:
     words = [dtype] if dtype and (dtype != "float32" or rounded) else []
     words += [f"matmul precision {name}"] if rounded else []
     return f" ({', '.join(words)})" if words else ""
+
+
+def _warned(meta: Mapping[str, Any]) -> list[str]:
+    return [f"warning: {words}" for words in meta.get("warnings") or []]
 
 
 def _reference(spectrum: Spectrum) -> list[str]:

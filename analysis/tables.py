@@ -106,7 +106,20 @@ def table_text(runs: pd.DataFrame, **options: Any) -> str:
         lines.append(f"unfinished: {', '.join(runs.loc[~runs['complete'], 'name'])}")
     if (runs["protocol"] == "winq").any():
         lines.append(REFERENCE_NOTE)
+    lines += warning_lines(runs)
     return "\n".join(lines)
+
+
+def warning_lines(runs: pd.DataFrame) -> list[str]:
+    """Return each warning of the records once, with the runs that have it."""
+    told: dict[str, list[str]] = {}
+    for name, words in zip(runs["name"], runs.get("warnings", ()), strict=False):
+        for one in filter(None, str(words if known(words) else "").split("; ")):
+            told.setdefault(one, []).append(str(name))
+    return [
+        f"warning, {names[0] if len(names) == 1 else f'{len(names)} runs'}: {words}"
+        for words, names in told.items()
+    ]
 
 
 def mass_columns(

@@ -66,6 +66,10 @@ class RecordError(SpectraError):
     """A record on disk is missing, damaged, of an unknown schema, or another run's."""
 
 
+class WriteError(RecordError):
+    """A file could not be written: the disk is full, read-only, or gone."""
+
+
 class NumericalError(SpectraError):
     """A loss, a product or a recurrence is not finite, or an operator is not symmetric."""
 

@@ -10,6 +10,7 @@ from typing import Any
 from analysis import html
 from analysis.labels import known, section
 from analysis.load import RecordWarning
+from spectra.record.digest import KEY
 from spectra.record.jsonfile import read_json
 from spectra.record.spectrum import Spectrum
 
@@ -33,6 +34,7 @@ def study_of(root: Path) -> dict[str, Any]:
             stacklevel=2,
         )
         return {}
+    content.pop(KEY, None)
     return content
 
 

@@ -13,7 +13,7 @@ from analysis.labels import bits_label, known, point_label, section, step_label
 from analysis.load import spectrum, summary_of
 from analysis.report.commands import study_of
 from analysis.report.paths import shorter
-from analysis.tables import SIGN, number_interval, share_interval
+from analysis.tables import SIGN, number_interval, share_interval, warning_lines
 from spectra.record.spectrum import Spectrum
 
 CSS_OF = {"reproduced": "reproduced", "contradicted": "contradicted", "withheld": "withheld"}
@@ -169,7 +169,8 @@ def records_section(root: Path, records: pd.DataFrame | None) -> list[str]:
         rows.append(cells)
     note = "Point at a number's source: each cell names its record and key (data-record, data-key)."
     head = ("record", "bits", "step", "surface", "masked", *ESTIMATES)
-    return [html.table(head, rows), html.paragraph(note, "small")]
+    warned = [html.paragraph(line, "small") for line in warning_lines(records)]
+    return [html.table(head, rows), html.paragraph(note, "small"), *warned]
 
 
 def _interval(key: str, entry: dict[str, Any]) -> str:

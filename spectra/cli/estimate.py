@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import shlex
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -12,13 +12,14 @@ from typing import Any
 from spectra.cli.arguments import parse, say
 from spectra.cli.jobs import Job, jobs, refuse_occupied
 from spectra.cli.parts import check_kind, estimate_part, parts_of
-from spectra.errors import RecordError, SpectraError, UsageError
+from spectra.cli.resuming import loaded, nothing_new, telling
+from spectra.errors import NumericalWarning, SpectraError, UsageError
 from spectra.estimation import Request, estimate
-from spectra.estimation.output import load_all
 from spectra.estimation.pipeline import Opened, check, open_checkpoint
 from spectra.estimation.request import resolve
 from spectra.parallel import world
 from spectra.record import Spectrum
+from spectra.record.doubts import DATA
 
 DESCRIPTION = """\
 The eigenvalue density of a checkpoint's Hessian by stochastic Lanczos quadrature, written as a
@@ -121,6 +122,7 @@ class _Sweep:
         self.arguments, self.base, self.per = arguments, base, per
         self.figure, self.several = figure, several
         self.made, self.skipped = 0, 0
+        self.data: str | None = None  # hash of the text of the first record
         self.failed: list[tuple[str, str]] = []
 
     def run(self, job: Job) -> None:
@@ -183,17 +185,33 @@ class _Sweep:
         return True
 
     def _guarded(self, name: str, output: Path, work: Callable[[], Spectrum]) -> None:
-        before = _loaded(output) if self.base.resume else None
+        before = loaded(output) if self.base.resume else None
 
         def whole() -> None:
-            spectrum = _telling(work, output, self.arguments)
-            done = before is not None and _nothing_new(before, spectrum)
+            spectrum = telling(work, output, self.arguments, several=self.several)
+            done = before is not None and nothing_new(before, spectrum)
+            self._compare_data(spectrum, output)
             self.skipped, self.made = self.skipped + done, self.made + (not done)
             with world().together():
                 if world().speaks:
                     self._tell(spectrum, output, done=done)
 
         self._attempt(name, whole)
+
+    def _compare_data(self, spectrum: Spectrum, output: Path) -> None:
+        """Note in a record that its text is not that of the first of its series."""
+        now = spectrum.metadata["data"].get("sha256")
+        if self.data in (None, now) or not world().speaks:
+            self.data = self.data or now
+            return
+        message = (
+            f"{DATA}: the text changed between the records of this series ({self.data[:12]} in the "
+            f"first, {now[:12]} here): what differs between them is not the checkpoint's alone"
+        )
+        if message not in spectrum.metadata["warnings"]:
+            spectrum.metadata["warnings"].append(message)
+            spectrum.save(output)
+            warnings.warn(message, NumericalWarning, stacklevel=2)
 
     def _tell(self, spectrum: Spectrum, output: Path, *, done: bool) -> None:
         if done:
@@ -202,54 +220,6 @@ class _Sweep:
             print(f"record  {output}")
         else:
             _report(spectrum, output, figure=self.figure, brief=self.several)
-
-
-def _telling(work: Callable[[], Spectrum], output: Path, arguments: Sequence[str]) -> Spectrum:
-    """Do the work; if it stops halfway, say what is kept and how to go on."""
-    try:
-        return work()
-    except KeyboardInterrupt:
-        say(_how_to_resume(output, arguments))
-        raise
-    except SpectraError as error:
-        began = not isinstance(error, (UsageError, RecordError))
-        if began and _finished(output):
-            raise type(error)(f"{error} {_how_to_resume(output, arguments)}") from None
-        raise
-
-
-def _nothing_new(before: Spectrum, now: Spectrum) -> bool:
-    spent = [one.metadata.get("cost", {}).get("hvps") for one in (before, now)]
-    return before.complete and before.steps.shape == now.steps.shape and spent[0] == spent[1]
-
-
-def _loaded(output: Path) -> Spectrum | None:
-    try:
-        return load_all(output)
-    except SpectraError:
-        return None
-
-
-def _finished(output: Path) -> int:
-    found = _loaded(output)
-    return 0 if found is None else found.finished
-
-
-def _how_to_resume(output: Path, arguments: Sequence[str]) -> str:
-    count = _finished(output)
-    if not count:
-        return "No probe had finished; nothing was lost."
-    kept = [a for a in arguments if a not in ("--resume", "--overwrite")]
-    command = shlex.join([*_launcher(), "estimate", *kept, "--resume"])
-    return f"{count} finished probes are kept in {output}; go on with: {command}"
-
-
-def _launcher() -> list[str]:
-    """Return how this program was started; any number of processes may go on."""
-    ranks = world()
-    if ranks.size == 1:
-        return ["spectra"]
-    return ["torchrun", "--nproc-per-node", str(ranks.local_size), "-m", "spectra"]
 
 
 def _report(spectrum: Spectrum, output: Path, *, figure: bool, brief: bool) -> None:

@@ -1,7 +1,7 @@
 """`spectra VERB …`: finds the verb, runs it, turns errors into one sentence and an exit code.
 
-Exit codes: 0 done, 1 failure, 2 usage. Results and paths go to stdout, progress and messages to
-stderr. Nothing heavy is imported before the verb is known.
+Exit codes: 0 done, 1 failure, 2 usage, 130 Ctrl-C, 143 SIGTERM. Results and paths go to stdout,
+progress and messages to stderr. Nothing heavy is imported before the verb is known.
 
 Under torchrun `estimate` and `train` are run by all processes and told by one; the other verbs
 refuse.
@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from spectra import __version__
+from spectra.cli import signals
 from spectra.errors import SpectraError, SpectraWarning, UsageError, nearest, printable
 from spectra.parallel.launched import place, report
 
@@ -95,7 +96,11 @@ def _run(verb: str, arguments: list[str], *, debug: bool) -> int:
 def _guarded(verb: str, arguments: list[str], *, debug: bool, speaks: bool) -> int:
     """Run the verb; what `SpectraError` says is said by the process that speaks."""
     out = _Escaped(sys.stdout)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(out):
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(out),
+        signals.as_exceptions(launched=place().size > 1),
+    ):
         warnings.showwarning = _show_warning if speaks else _show_nothing
         warnings.simplefilter("always", SpectraWarning)
         try:
@@ -113,14 +118,26 @@ def _guarded(verb: str, arguments: list[str], *, debug: bool, speaks: bool) -> i
                 print(f"spectra {verb}: {error}", file=sys.stderr, flush=True)
             report(f"spectra {verb}: {error}")
             return error.exit_code
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             if debug:
                 raise
             if speaks:
-                print(f"spectra {verb}: interrupted.", file=sys.stderr, flush=True)
-            return 1
+                how = "terminated" if isinstance(error, signals.TerminatedError) else "interrupted"
+                print(f"spectra {verb}: {how}.", file=sys.stderr, flush=True)
+            return signals.exit_code(error)
         except BrokenPipeError:  # the reader of stdout has gone; nothing is left to say
             os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+            return 1
+        except OSError as error:
+            if debug:
+                raise
+            what = repr(error.filename) if error.filename else "a file"
+            print(
+                f"spectra {verb}: {what} cannot be read or written ({error.strerror or error}); "
+                "make room or see to the permissions, then repeat the command to go on.",
+                file=sys.stderr,
+                flush=True,
+            )
             return 1
 
 

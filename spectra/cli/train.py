@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shlex
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from spectra.parallel.launched import place
 from spectra.train.evaluation import FILE, check_request, evaluate, output_file
 from spectra.train.presets import DEFAULTS, preset
 from spectra.train.request import TrainRequest
-from spectra.train.saving import last_complete
+from spectra.train.saving import finished_blocks, last_complete
 from spectra.train.tasks import LoadedTasks, load_tasks
 
 DESCRIPTION = """\
@@ -61,7 +62,7 @@ def run(arguments: Sequence[str]) -> int:
     check_request(request, do_train=do_train, do_eval=values["do_eval"])
     output = request.output or values["output_dir"]
     made = _training_arguments(request, values)
-    return _train(request, made) if do_train else _evaluate(request, made, output)
+    return _train(request, made, arguments) if do_train else _evaluate(request, made, output)
 
 
 def _training_arguments(request: TrainRequest, values: dict[str, Any]) -> Any:
@@ -130,7 +131,7 @@ def _evaluate_tasks(request: TrainRequest, arguments: Any, tasks: LoadedTasks, r
     print(f"accuracies           {run / FILE}")
 
 
-def _train(request: TrainRequest, arguments: Any) -> int:
+def _train(request: TrainRequest, arguments: Any, typed: Sequence[str]) -> int:
     from spectra.train.run import train
     from spectra.train.saving import SUMMARY
 
@@ -141,7 +142,7 @@ def _train(request: TrainRequest, arguments: Any) -> int:
         result = train(request, arguments)
     except KeyboardInterrupt:
         if speaks:
-            say(_how_to_go_on(arguments.output_dir))
+            say(_how_to_go_on(arguments, typed))
         raise
     if not speaks:  # another rank does
         return 0
@@ -169,11 +170,19 @@ def _train(request: TrainRequest, arguments: Any) -> int:
     return 0
 
 
-def _how_to_go_on(output: str) -> str:
-    last = last_complete(output)
-    if last is None:
+def _how_to_go_on(arguments: Any, typed: Sequence[str]) -> str:
+    last = last_complete(arguments.output_dir)
+    blocks = len(finished_blocks(Path(arguments.output_dir)))
+    if last is None and not blocks:
         return "no checkpoint had been saved; nothing to go on from."
-    return f"{last} is kept; the same command with --resume goes on from it."
+    kept = [a for a in typed if a not in ("--resume", "--overwrite")]
+    processes = arguments.world_size
+    launcher = ["spectra"]
+    if processes > 1:
+        launcher = ["torchrun", "--nproc-per-node", str(processes), "-m", "spectra"]
+    command = shlex.join([*launcher, "train", *kept, "--resume"])
+    what = f"{blocks} trained blocks are" if last is None else f"{last} is"
+    return f"{what} kept; go on with: {command}"
 
 
 def _device_defaults() -> dict[str, Any]:

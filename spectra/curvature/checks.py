@@ -32,7 +32,7 @@ from spectra.linalg.space import DenseSpace
 
 Operator = Curvature | CurvatureOperator
 
-# Largest relative errors that rounding explains, with room; what they catch is of order 1e-2 to 1.
+# Largest relative errors that rounding explains, with room; what they catch is of order .01 to 1.
 _ROUNDING = {torch.float64: 1e-8, torch.float32: 1e-3}
 _LOW_PRECISION = 0.2
 _DIFFERENCE = 0.05
@@ -40,6 +40,7 @@ _STEP = 1e-6  # of the weight norm: truncation 1e-12, rounding 1e-10 in float64
 _SHRINK = (1.0, 0.1, 0.01)
 _SAME = 1e-9
 _PAIRS = ((0, 1), (0, 2), (1, 2))
+_NOT_FINITE = "a product is not finite; check the weights, or try dtype=float64."
 _ROUNDED = "left out: quantized activations make the gradient piecewise constant"
 
 
@@ -197,7 +198,10 @@ def _product_error(
     scale = _norm(q) or 1.0
     floor = torch.finfo(torch.float64).eps * _norm(reference)
     product = operator.matvec(q) if product is None else product
-    delta = max(_norm(product.double() - reference), floor) / scale
+    gap = _norm(product.double() - reference)
+    if not math.isfinite(gap):  # NaN would be lost in a maximum
+        raise NumericalError(_NOT_FINITE)
+    delta = max(gap, floor) / scale
     operator.product_error = max(operator.product_error or 0.0, delta)
     return delta
 
@@ -256,14 +260,8 @@ def _single(operator: Operator) -> CurvatureOperator:
 
 
 def _probe(operator: CurvatureOperator, seed: int, number: int) -> torch.Tensor:
-    return probe(
-        operator.dim,
-        seed=seed,
-        probe=number,
-        dtype=operator.dtype,
-        device=operator.device,
-        keep=operator.keep,
-    )
+    dtype, device, keep = operator.dtype, operator.device, operator.keep
+    return probe(operator.dim, seed=seed, probe=number, dtype=dtype, device=device, keep=keep)
 
 
 def _gradient_at(operator: CurvatureOperator, offset: torch.Tensor) -> torch.Tensor:

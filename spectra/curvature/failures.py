@@ -11,12 +11,16 @@ from collections.abc import Iterator, Sequence
 import psutil
 import torch
 
-from spectra.errors import OutOfMemoryError, SpectraError
+from spectra.errors import NumericalError, OutOfMemoryError, SpectraError
 from spectra.parallel.launched import place
 
 _NO_SECOND = (
     re.compile(r"derivative for '?(?:aten::)?(\w+)'? is not implemented"),
     re.compile(r"(\w+) does not support (?:double|higher[- ]order)"),
+)
+_CHANGED = (
+    "a parameter or the data was changed in place while they were differentiated; Lanczos needs "
+    "one fixed matrix: leave both alone until the estimate ends"
 )
 _REPLACE = (
     "replace the custom or fused kernel by plain torch operations (for attention: eager or sdpa)"
@@ -63,6 +67,7 @@ def told(what: str) -> Iterator[None]:
     Raises:
         OutOfMemoryError: The device or the host is full.
         SpectraError: An operation has no second derivative.
+        NumericalError: A parameter was changed in place under a kept graph.
     """
     try:
         yield
@@ -72,6 +77,8 @@ def told(what: str) -> Iterator[None]:
         text = str(error)
         if any(sign in text for sign in _CPU_FULL):
             raise _full(what) from error
+        if "modified by an inplace operation" in text:
+            raise NumericalError(f"{what}: {_CHANGED}.") from error
         found = next((m for pattern in _NO_SECOND if (m := pattern.search(text))), None)
         if found is None:
             raise

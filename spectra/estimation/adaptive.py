@@ -12,15 +12,17 @@ what converges later widen them, and what that costs is more steps, which the ba
 
 *Resuming.* A record is written after every run. What a run is allowed, band and products, follows
 from the runs before it in the record, so going on after an interruption makes the record that an
-uninterrupted run makes; the interrupted run itself begins anew, its products spent again. Its
-basis is not written: it is gigabytes. Going on with other demands (`tol`, `tau`, `max_hvps`) keeps
-every run that satisfies them and begins the others anew from their first step. Each interval so
-obtained holds with its confidence; several looked at in turn do not all hold with it at once.
+uninterrupted run makes; the interrupted run itself begins anew, its products spent again, unless
+its state is saved on the way (spectra.estimation.halfway). Going on with other demands (`tol`,
+`tau`, `max_hvps`) keeps every run that satisfies them and begins the others anew from their first
+step. Each interval so obtained holds with its confidence; several looked at in turn do not all hold
+with it at once.
 """
 
 from __future__ import annotations
 
 import logging
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -44,6 +46,7 @@ from spectra.record import Spectrum
 log = logging.getLogger(__name__)
 
 LOOKS = 16  # the band is looked at after every such part of the steps so far
+WAY = ("measured", "goals", "allowed", "until")  # what a run on its way must know to go on
 ORTHOGONALITY_STEPS = 256  # |QᵀQ − I| costs as much as the run itself: of the first vectors only
 
 
@@ -136,15 +139,25 @@ class AdaptiveRunner(Runner):
         measuring = self.settings.check and self.checks.sampler(PILOT) is not None
         sampler = RunSampler(lanczos.space) if measuring else None
         allotted = self.allowance.products(place, self.most)
-        self._extend(lanczos, min(PILOT, allotted), sampler, bar)
-        if sampler is not None:  # before anything is decided: every band depends on δ
-            self.checks.after(operator, sampler)
-            sampler.vectors.clear()
+        self.way: dict[str, Any] = {"run": place, "measured": False}
+        if self.halfway is not None:
+            lanczos.reserve(min(self.kept, allotted))
+            known = self._take(lanczos, place[0], [place[1]], sampler, bar)
+            self.way |= {name: known[name] for name in WAY if name in known}
+        if sampler is not None and lanczos.num_steps:
+            sampler.last = lanczos.last_vector
+        if not self.way["measured"]:
+            self._extend(lanczos, min(PILOT, allotted), sampler, bar)
+            if sampler is not None:  # before anything is decided: every band depends on δ
+                self.checks.after(operator, sampler)
+                sampler.vectors.clear()
+            self.way["measured"] = True
         self._check_reportable()
         lanczos.reserve(min(self.kept, allotted))
         self._pursue(lanczos, place, allotted, sampler, bar)
         self._orthogonality(lanczos)
         count = int(lanczos.steps[0])
+        self.cost["hvps"] += count
         self.store.put(*place, lanczos.alphas[0, :count], lanczos.betas[0, :count])
         if sampler is not None and sampler.last is not None:
             before = int(self.store.metadata["checks"]["product_error_vectors"])
@@ -173,9 +186,8 @@ class AdaptiveRunner(Runner):
         """Extend one run until every goal's band is narrow enough, or its products are spent."""
         ladder = self.target.tau is None and place == self.allowance.order[0]
         part = LOOKS // 4 if ladder else LOOKS
-        radius = self.allowance.radius(lanczos.alphas[0], lanczos.betas[0])
-        goals = self.allowance.goals(place, self._delta(lanczos), radius)
-        allowed = self.allowance.bands(place, goals)
+        goals, allowed = self._begun(lanczos, place)
+        self._extend(lanczos, self.way.get("until", 0), sampler, bar)
         history: list[tuple[int, Floats]] = []
         told = PILOT
         while True:
@@ -187,7 +199,21 @@ class AdaptiveRunner(Runner):
             if steps >= 4 * told and not ladder:
                 told = steps
                 self._tell(place, allotted, goals, history, allowed, lanczos)
-            self._extend(lanczos, min(allotted, steps + max(1, steps // part)), sampler, bar)
+            self.way["until"] = min(allotted, steps + max(1, steps // part))
+            self._extend(lanczos, self.way["until"], sampler, bar)
+
+    def _begun(self, lanczos: Lanczos, place: Place) -> tuple[list[Goal], Floats]:
+        """Return what a run pursues and the band it may have, as they were after the pilot."""
+        if "goals" in self.way:
+            return [Goal(*goal) for goal in self.way["goals"]], np.array(self.way["allowed"])
+        radius = self.allowance.radius(lanczos.alphas[0], lanczos.betas[0])
+        goals = self.allowance.goals(place, self._delta(lanczos), radius)
+        allowed = self.allowance.bands(place, goals)
+        self.way |= {"goals": [astuple(goal) for goal in goals], "allowed": allowed.tolist()}
+        return goals, allowed
+
+    def _way(self) -> dict[str, Any]:
+        return self.way
 
     def _delta(self, lanczos: Lanczos) -> float:
         return self.allowance.delta(lanczos.alphas[0], lanczos.betas[0])
@@ -201,10 +227,11 @@ class AdaptiveRunner(Runner):
                 lanczos.condense()
             lanczos.extend(1, observe=sampler)
             self.checks.condensed(lanczos)
-            self.cost["hvps"] += 1
             bar.advance(1, lanczos.alphas[0], lanczos.betas[0])
             if lanczos.num_steps == ORTHOGONALITY_STEPS:
                 self._orthogonality(lanczos)
+            batch, probe = self.way["run"]
+            self._keep(lanczos, batch, [probe], sampler)
 
     def _orthogonality(self, lanczos: Lanczos) -> None:
         if self.settings.check and "orthogonality_loss" not in self.checks.section:

@@ -13,14 +13,16 @@ from spectra.curvature.failures import told
 from spectra.curvature.family import Curvature
 from spectra.errors import InputWarning
 from spectra.estimation.adaptive import AdaptiveRunner, plan_beside_graph, vectors_kept
-from spectra.estimation.memory import MemoryPlan
+from spectra.estimation.ending import finish
+from spectra.estimation.families import Members, One
+from spectra.estimation.halfway import Halfway, found_states, remove_states
+from spectra.estimation.memory import WORK_VECTORS, MemoryPlan
 from spectra.estimation.outcome import conclude, list_asked
-from spectra.estimation.output import check_same_run
+from spectra.estimation.output import check_same_run, identity
 from spectra.estimation.planner import settled
-from spectra.estimation.reference import reference_numbers
 from spectra.estimation.runner import Family, Runner
 from spectra.estimation.sections import note_other_threads, sections_of
-from spectra.estimation.settings import DTYPES, SLQSettings
+from spectra.estimation.settings import SLQSettings
 from spectra.estimation.shares import found_shares, remove_shares
 from spectra.estimation.sharing import (
     SharingRunner,
@@ -31,40 +33,12 @@ from spectra.estimation.sharing import (
 from spectra.estimation.slicing import arrange, planned
 from spectra.estimation.store import GrowingStore, ProbeStore
 from spectra.estimation.target import Target, as_target
-from spectra.linalg import BasisPolicy, SymmetricOperator
+from spectra.linalg import SymmetricOperator
 from spectra.parallel import Group
 from spectra.parallel.launched import Place
-from spectra.quadrature import summarize
-from spectra.record import Spectrum, probe_dim
+from spectra.record import Spectrum
 
 log = logging.getLogger(__name__)
-
-
-class _Members:
-    """The operators that a family's own `reduce` makes of its batches."""
-
-    def __init__(self, family: Curvature) -> None:
-        self._family = family
-
-    def num_operators(self) -> int:
-        return self._family.num_operators()
-
-    def operator(self, index: int) -> SymmetricOperator:
-        mean = self._family.reduce == "mean"
-        return self._family.mean if mean else self._family.operator(index)
-
-
-class _One:
-    """A family of one operator."""
-
-    def __init__(self, operator: SymmetricOperator) -> None:
-        self._operator = operator
-
-    def num_operators(self) -> int:
-        return 1
-
-    def operator(self, index: int) -> SymmetricOperator:  # noqa: ARG002 - there is only one
-        return self._operator
 
 
 def slq(
@@ -135,6 +109,7 @@ def run(
     progress: bool = True,
     description: str = "spectrum",
     ranks: Group | None = None,
+    save_state_every: int | None = None,
 ) -> Spectrum:
     """Run every missing probe, writing the record to `output` after each, and return it.
 
@@ -148,6 +123,7 @@ def run(
         progress: Whether to show a bar.
         description: Its label.
         ranks: The processes that share the probes, each of which calls this; None for this alone.
+        save_state_every: Steps after which the state of a probe is written beside the record.
 
     Raises:
         RecordError: If `earlier` is of another run.
@@ -155,7 +131,7 @@ def run(
     operator, slices, ranks = arrange(operator, settings, ranks or Group(Place()))
     everyone = slices or ranks
     refuse_adaptive(target, ranks)
-    family: Family = _Members(operator) if isinstance(operator, Curvature) else _One(operator)
+    family: Family = Members(operator) if isinstance(operator, Curvature) else One(operator)
     settings = _probe_space(operator, settings)
     room = operator.dim
     if settings.probe_space == "unmasked":
@@ -195,6 +171,8 @@ def run(
         runner = Runner(family, settings, plan, store, **options)
     else:
         runner = AdaptiveRunner(family, settings, plan, store, **options).pursue(target, earlier)
+    if output is not None:
+        runner.halfway = _halfway(runner, sections, output, save_state_every)
     with told(f"the spectrum of {operator.dim:,} parameters"):
         runner.run()
     finish(store)
@@ -205,7 +183,30 @@ def run(
     if output is not None and writes:
         _write(store, output)
         remove_shares(output)
+        remove_states(output)
     return store.snapshot()
+
+
+def _halfway(
+    runner: Runner, sections: dict[str, Any], output: Path, every: int | None
+) -> Halfway | None:
+    """Return what keeps the states of unfinished probes, None where there are none to keep."""
+    if every is None and not found_states(output):
+        return None
+    estimator, asked = sections["estimator"], sections.get("adaptive", {}).get("asked")
+    whose = identity(sections) | {"basis_steps": estimator["basis_steps"], "asked": asked}
+    write = runner.saved
+    assert write is not None
+    if every is not None:
+        size = runner.plan.basis_bytes + runner.plan.vector_bytes * 2 // WORK_VECTORS
+        log.info(
+            "the state of a probe is written every %d steps: up to %.2f GB in %s, twice that while "
+            "one takes the place of another",
+            every,
+            size / 1e9,
+            output,
+        )
+    return Halfway(output, every or 0, whose, lambda: write(runner.store))
 
 
 def _store(
@@ -255,26 +256,6 @@ def _tell(store: ProbeStore, plan: MemoryPlan, settings: SLQSettings) -> None:
 
 def _write(store: ProbeStore, output: Path) -> None:
     record.save(store.snapshot(), output)
-
-
-def finish(store: ProbeStore) -> None:
-    """Fill in the summary from the probes that have run."""
-    _add_basis_rounding(store)
-    spectrum = store.snapshot()
-    store.metadata["summary"] = summarize(spectrum.measure)
-    if store.metadata["estimator"]["protocol"] == "winq":
-        store.metadata["reference"] = reference_numbers(spectrum)
-
-
-def _add_basis_rounding(store: ProbeStore) -> None:
-    """Record what storing the basis in a lower precision adds to the product error."""
-    estimator = store.metadata["estimator"]
-    dtype, stored = DTYPES[estimator["vector_dtype"]], DTYPES[estimator["basis_dtype"]]
-    relative = BasisPolicy(estimator["basis"], stored).rounding(
-        probe_dim(store.metadata), store.alphas.shape[2], dtype
-    )
-    ends = store.snapshot().measure.span
-    store.metadata["checks"]["basis_rounding"] = relative * max(abs(end) for end in ends)
 
 
 def _probe_space(operator: SymmetricOperator, settings: SLQSettings) -> SLQSettings:

@@ -13,8 +13,11 @@ from typing import Any
 
 from spectra import record
 from spectra.errors import RecordError, UsageError
+from spectra.estimation.halfway import remove_states
 from spectra.estimation.shares import found_shares, joined
 from spectra.record import Spectrum
+from spectra.record.atomic import is_remnant
+from spectra.record.lock import FILE as LOCK
 
 ESTIMATOR_KEYS = (
     "lanczos_steps",
@@ -66,7 +69,7 @@ def open_output(directory: Path, *, resume: bool, overwrite: bool) -> Spectrum |
         raise UsageError("resume and overwrite contradict each other; pass one of them.")
     if directory.exists() and not directory.is_dir():
         raise UsageError(f"output={str(directory)!r} is a file; pass a directory.")
-    held = directory.is_dir() and any(not _is_remnant(path) for path in directory.iterdir())
+    held = directory.is_dir() and any(_counts(path) for path in directory.iterdir())
     if held and (record.exists(directory) or found_shares(directory)):
         if resume:
             return load_all(directory)
@@ -88,7 +91,14 @@ def open_output(directory: Path, *, resume: bool, overwrite: bool) -> Spectrum |
             f"output={str(directory)!r} cannot be written: {str(nearest)!r} is not a directory you "
             "may write to; pass another --output."
         )
+    if overwrite:
+        remove_states(directory)  # of the run before: it may have been this very one
     return None  # an overwritten run stays until the first probe of the new one replaces it
+
+
+def _counts(path: Path) -> bool:
+    """Whether a file is of the user or of a run, not what keeping order in the directory takes."""
+    return not is_remnant(path) and path.name != LOCK
 
 
 def load_all(directory: Path) -> Spectrum:
@@ -113,11 +123,6 @@ def load_all(directory: Path) -> Spectrum:
         if identity(share.metadata) == whose:
             known.append(share)
     return joined(known) if len(known) > 1 else known[0]
-
-
-def _is_remnant(path: Path) -> bool:
-    """Whether a file is what a killed process left of a record it was writing."""
-    return path.name.startswith(".spectrum.") and path.name.endswith(".tmp")
 
 
 def check_same_run(earlier: dict[str, Any], now: dict[str, Any], directory: Path) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from spectra.errors import InputWarning, SpectraError, UsageError
 from spectra.estimation import engine
 from spectra.estimation.choice import WAYS, GraphPlan, choose_graph
 from spectra.estimation.cost import shape_of
+from spectra.estimation.halfway import check_every
 from spectra.estimation.output import open_output
 from spectra.estimation.request import (
     Request,
@@ -38,7 +41,7 @@ from spectra.estimation.request import (
 from spectra.estimation.settings import DTYPES
 from spectra.estimation.sharing import refuse_adaptive
 from spectra.parallel import world
-from spectra.record import Spectrum
+from spectra.record import Spectrum, holding
 
 log = logging.getLogger(__name__)
 
@@ -82,8 +85,9 @@ def estimate(ckpt: str | Path | Request, *, progress: bool = True, **options: An
             request = resolve(Request(str(ckpt), **options))
         check(request)
         output = None if request.output is None else Path(request.output)
-        earlier = _earlier(request, output)
-        return _run(open_checkpoint(request), output, earlier, progress=progress)
+        with _held(output):
+            earlier = _earlier(request, output)
+            return _run(open_checkpoint(request), output, earlier, progress=progress)
 
 
 def estimate_part(
@@ -107,14 +111,16 @@ def estimate_part(
                 "share='parameters' uses up the model for one record; pass --share vectors with "
                 "--per."
             )
-        earlier = _earlier(opened.request, output)
         part = replace(opened, request=replace(opened.request, params=params))
-        return _run(part, output, earlier, progress=progress, facts=facts)
+        with _held(output):
+            earlier = _earlier(opened.request, output)
+            return _run(part, output, earlier, progress=progress, facts=facts)
 
 
 def check(request: Request) -> None:
     """Refuse settings of a resolved request that no checkpoint can be estimated with."""
     settings(request), displaced(request)
+    check_every(request.save_state_every)
     target = targeted(request)
     refuse_adaptive(target if request.share == "places" else None, world())
 
@@ -128,6 +134,16 @@ def open_checkpoint(request: Request) -> Opened:
         batches = read_data(request, checkpoint)
         moved, notes = displacement.apply_(checkpoint.model, request.params)
     return Opened(request, checkpoint, batches, moved, notes)
+
+
+@contextmanager
+def _held(output: Path | None) -> Iterator[None]:
+    """Hold the output directory, on the rank that writes the record."""
+    if output is None or not world().speaks:
+        yield
+        return
+    with holding(output):
+        yield
 
 
 def _earlier(request: Request, output: Path | None) -> Spectrum | None:
@@ -174,6 +190,7 @@ def _run(
         },
         output=output,
         earlier=earlier,
+        save_state_every=request.save_state_every if output is not None else None,
         progress=progress,
         description=description,
         ranks=world(),

@@ -140,6 +140,11 @@ class Request:
         "parameters (the weights of the blocks too).",
     )
     max_memory_gb: float | None = _option(None, "Memory the plan may use (what is free).")
+    save_state_every: int | None = _option(
+        None,
+        "Steps after which the Lanczos state of a probe is written beside the record, so that a "
+        "killed run goes on inside it. The file is as large as the basis (off).",
+    )
     resume: bool = _option(False, "Go on with the run in --output.")
     overwrite: bool = _option(False, "Replace the run in --output.")
 
@@ -249,9 +254,9 @@ def as_said(request: Request) -> dict[str, Any]:
 
     Where the record goes and how a run was gone on with are no part of what was asked.
     """
+    how = ("output", "resume", "overwrite", "save_state_every", "share")
     return {
         f.name: getattr(request, f.name)
         for f in fields(Request)
-        if f.name not in ("output", "resume", "overwrite", "share")
-        and getattr(request, f.name) != f.default
+        if f.name not in how and getattr(request, f.name) != f.default
     }

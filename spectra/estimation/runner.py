@@ -14,7 +14,11 @@ from typing import Any, Protocol
 
 import torch
 
-from spectra.estimation.checking import Checks
+from spectra.curvature.fingerprint import changed, fingerprint
+from spectra.curvature.operator import CurvatureOperator
+from spectra.errors import NumericalError
+from spectra.estimation.checking import Checks, VectorSampler
+from spectra.estimation.halfway import Halfway
 from spectra.estimation.memory import MemoryPlan
 from spectra.estimation.peak import PeakMemory
 from spectra.estimation.progress import ProductBar
@@ -50,10 +54,13 @@ class Runner:
         progress: bool = True,
         description: str = "spectrum",
         slices: Group | None = None,
+        halfway: Halfway | None = None,
     ) -> None:
         self.family, self.settings, self.plan, self.store = family, settings, plan, store
         self.saved, self.progress, self.description = saved, progress, description
         self.slices = slices  # the ranks over which vectors are sliced, None where they are whole
+        self.halfway = halfway
+        self._model: dict[str, int] | None = None
         self.checks = Checks(
             store.metadata.setdefault("checks", {}), store.metadata.setdefault("warnings", [])
         )
@@ -85,6 +92,7 @@ class Runner:
         prepare = getattr(operator, "prepare", None)
         with PeakMemory(operator.device) as peak:
             started = time.monotonic()
+            self._same_model(operator)
             if prepare is not None:
                 prepare()
                 self._facts(batch, operator)
@@ -94,7 +102,11 @@ class Runner:
                 self.checks.structural_zeros(operator, batch, self.store.steps.shape[0])
             size = self.settings.block_size
             for first in range(0, len(missing), size):
-                self._block(operator, batch, missing[first : first + size], bar)
+                probes = missing[first : first + size]
+                if self.halfway is not None:
+                    self.halfway.begin()
+                self._block(operator, batch, probes, bar)
+                self._same_model(operator)
                 now = time.monotonic()
                 self.cost["seconds"] += now - started
                 started = now
@@ -103,9 +115,28 @@ class Runner:
                 self._graphs(operator)
                 if self.saved is not None:
                     self.saved(self.store)
+                if self.halfway is not None:
+                    self.halfway.forget((batch, probes))
             release = getattr(operator, "release", None)
             if release is not None:
                 release()
+
+    def _same_model(self, operator: SymmetricOperator) -> None:
+        """Raise where the model is not the one that the run began with."""
+        if not (self.settings.check and isinstance(operator, CurvatureOperator)):
+            return
+        model = operator.point.model
+        if self._model is None:
+            self._model = fingerprint(model)
+            return
+        names = changed(self._model, model)
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise NumericalError(
+                f"{names[0]}{more} changed while the spectrum was estimated, so the products are "
+                "not those of one matrix; leave the model alone until it ends: the probe that ran "
+                "meanwhile is not kept."
+            )
 
     def _facts(self, batch: int, operator: Any) -> None:
         self.store.losses[batch] = operator.loss
@@ -154,6 +185,7 @@ class Runner:
         kept = steps if self.plan.kept is None else self.plan.kept
         lanczos.reserve(min(kept, steps))
         sampler = self.checks.sampler(steps, lanczos.space) if self.settings.check else None
+        self._take(lanczos, batch, probes, sampler, bar)
         while lanczos.num_steps < steps and not lanczos.finished:
             before = int(lanczos.steps.sum())
             if lanczos.num_steps == kept and lanczos.policy.where != "none":
@@ -162,10 +194,11 @@ class Runner:
                 lanczos.condense()
             lanczos.extend(1, observe=sampler)
             self.checks.condensed(lanczos)
-            done = int(lanczos.steps.sum()) - before
-            self.cost["hvps"] += done
-            bar.advance(done, lanczos.alphas[0], lanczos.betas[0])
+            bar.advance(int(lanczos.steps.sum()) - before, lanczos.alphas[0], lanczos.betas[0])
             self.watch()
+            if lanczos.num_steps < steps:
+                self._keep(lanczos, batch, probes, sampler)
+        self.cost["hvps"] += int(lanczos.steps.sum())
         for row, index in enumerate(probes):
             count = int(lanczos.steps[row])
             self.store.put(batch, index, lanczos.alphas[row, :count], lanczos.betas[row, :count])
@@ -174,3 +207,37 @@ class Runner:
                 self.checks.orthogonality(lanczos)
             del lanczos  # its vectors would stand beside the float64 graph of the last check
             self.checks.after(operator, sampler)
+
+    def _keep(
+        self, lanczos: Lanczos, batch: int, probes: list[int], sampler: VectorSampler | None
+    ) -> None:
+        """Write the state of a run on its way, where that was asked for and it is time."""
+        if self.halfway is None:
+            return
+        vectors = None if sampler is None else sampler.vectors
+        self.halfway.save(lanczos, (batch, probes), self.checks.section, vectors, self._way())
+
+    def _way(self) -> dict[str, Any]:
+        """Return what else a run on its way must know to go on."""
+        return {}
+
+    def _take(
+        self,
+        lanczos: Lanczos,
+        batch: int,
+        probes: list[int],
+        sampler: VectorSampler | None,
+        bar: ProductBar,
+    ) -> dict[str, Any]:
+        """Continue a run from where an interrupted one has left it; return what it knew."""
+        if self.halfway is None:
+            return {}
+        found = self.halfway.take(lanczos, (batch, probes), self.checks.section)
+        if found is None:
+            return {}
+        about, vectors = found
+        if sampler is not None:
+            sampler.vectors[:] = vectors or []
+        self.cost["seconds"] += self.halfway.spent
+        bar.advance(int(lanczos.steps.sum()), lanczos.alphas[0], lanczos.betas[0])
+        return about

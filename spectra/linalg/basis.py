@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 
@@ -56,6 +56,19 @@ class BasisPolicy:
         """Return e.g. "device, float32" for records and plans."""
         name = "working dtype" if self.dtype is None else str(self.dtype).removeprefix("torch.")
         return "none" if self.where == "none" else f"{self.where}, {name}"
+
+
+class StoredRows(Protocol):
+    """Vectors in a file, (k, n), that are read to where they belong without a copy in between."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    def read_into(self, target: torch.Tensor) -> None:
+        """Fill `target`, (k, n)."""
+
+
+Rows = torch.Tensor | StoredRows
 
 
 class Basis:
@@ -203,10 +216,15 @@ class Basis:
         """Return the stored vectors as they are stored, (size, n)."""
         return self._rows[: self.size]
 
-    def load(self, rows: torch.Tensor) -> None:
-        """Take over vectors returned by `rows`."""
+    def load(self, rows: Rows) -> None:
+        """Take over vectors returned by `rows`, or those that a file holds."""
         self.condensed = False
-        self.reserve(rows.shape[0])
-        if self.policy.where != "none":
-            self._rows[: rows.shape[0]] = rows
-            self.size = int(rows.shape[0])
+        count = int(rows.shape[0])
+        self.reserve(count)
+        if self.policy.where == "none":
+            return
+        if isinstance(rows, torch.Tensor):
+            self._rows[:count] = rows
+        else:
+            rows.read_into(self._rows[:count])
+        self.size = count

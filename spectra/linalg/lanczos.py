@@ -255,18 +255,27 @@ class Lanczos:
             raise UsageError("Ritz vectors need the basis; run with basis='device' or 'host'.")
         return self._bases[p].combine(torch.from_numpy(np.ascontiguousarray(coefficients)))
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything needed to continue, as tensors on the CPU and plain values."""
+    def state_dict(self, *, copy: bool = True) -> dict[str, Any]:
+        """Return everything needed to continue; without `copy` vectors are the run's own."""
+
+        def taken(vectors: torch.Tensor) -> torch.Tensor:
+            return vectors.cpu().clone() if copy else vectors
+
         return {
             "alphas": torch.from_numpy(self.alphas.copy()),
             "betas": torch.from_numpy(self.betas.copy()),
             "steps": torch.from_numpy(self.steps.copy()),
             "ended": torch.from_numpy(self._ended.copy()),
-            "current": self._current.cpu().clone(),
-            "previous": self._previous.cpu().clone(),
-            "bases": [basis.rows().cpu().clone() for basis in self._bases],
+            "current": taken(self._current),
+            "previous": taken(self._previous),
+            "bases": [taken(basis.rows()) for basis in self._bases],
             "condensed_error": self.condensed_error,
         }
+
+    @property
+    def last_vector(self) -> torch.Tensor:
+        """The vector of the first run that the last step made a product with, (n,)."""
+        return self._previous[0]
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a state saved by a run on the same operator with the same policy.

@@ -8,13 +8,13 @@ whatever the loop wants to be remembered.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from spectra.errors import CheckpointError
 from spectra.quant.spec import QuantSpec
+from spectra.record import write_atomically
 from spectra.record.jsonfile import read_json
 
 FILE = "spectra_quantization.json"
@@ -53,13 +53,7 @@ class SavedQuantization:
             "recipe": self.recipe,
         }
         path = Path(directory) / FILE
-        partial = path.with_suffix(".partial")
-        with partial.open("w", encoding="utf-8") as handle:
-            json.dump(content, handle, indent=2)
-            handle.write("\n")
-            handle.flush()
-            os.fsync(handle.fileno())
-        partial.replace(path)
+        write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
         return path
 
 

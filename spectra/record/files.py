@@ -5,16 +5,15 @@ replacement moves the whole record from one state to the next: a process killed 
 leaves the previous record or the new one. `spectrum.json` is the same metadata for people and grep,
 written second; where the two differ the npz is right.
 
-Every file is written under a temporary name in the same directory, flushed to the disk and renamed.
+Both are written atomically (spectra.record.atomic). The metadata hold a hash of all the rest
+(spectra.record.digest), which is checked on loading; records of before have none.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import math
-import os
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +23,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spectra.errors import RecordError, printable
+from spectra.errors import RecordError, WriteError, printable
+from spectra.record.atomic import make_directory, write_atomically
+from spectra.record.digest import KEY, content_sha256
 from spectra.record.jsonfile import parse_json
 from spectra.record.metadata import checked
 from spectra.record.spectrum import SCHEMA, Spectrum, probe_dim
@@ -35,13 +36,14 @@ FLOATS = ("alphas", "betas", "losses", "grad_norms")
 INTEGERS = ("steps", "tokens")
 LARGEST = 1 << 28  # bytes, unpacked; a record is megabytes
 LARGEST_METADATA = 1 << 24
+DERIVED = ("nodes", "weights")  # for readers with numpy alone
 
 
 def save(spectrum: Spectrum, directory: Path) -> Path:
     """Write `spectrum` into `directory` (created if absent) and return the directory.
 
     Raises:
-        RecordError: If the directory cannot be written.
+        WriteError: If the directory cannot be written.
     """
     text = save_arrays(spectrum, directory / ARRAYS)
     with _writing(directory):
@@ -53,18 +55,18 @@ def save_arrays(spectrum: Spectrum, path: Path) -> str:
     """Write the `.npz` side of a record to `path`, and return the metadata in it as JSON.
 
     Raises:
-        RecordError: If it cannot be written.
+        WriteError: If it cannot be written.
     """
-    text = json.dumps(_plain(spectrum.metadata), indent=1, ensure_ascii=False, allow_nan=False)
-    arrays: dict[str, NDArray[Any]] = {
-        name: np.asarray(getattr(spectrum, name)) for name in (*FLOATS, *INTEGERS)
-    }
-    arrays |= {"nodes": spectrum.nodes, "weights": spectrum.weights}
+    names = (*FLOATS, *INTEGERS, *DERIVED)
+    arrays: dict[str, NDArray[Any]] = {n: np.asarray(getattr(spectrum, n)) for n in names}
+    metadata = _plain(spectrum.metadata)
+    metadata[KEY] = content_sha256(metadata, arrays)
+    text = json.dumps(metadata, indent=1, ensure_ascii=False, allow_nan=False)
     arrays["metadata"] = np.frombuffer(text.encode(), dtype=np.uint8)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     with _writing(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(path.parent)
         write_atomically(path, buffer.getvalue())
     return text
 
@@ -74,29 +76,10 @@ def _writing(directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RecordError(
+        raise WriteError(
             f"the record {str(directory)!r} cannot be written ({error.strerror}); probes saved "
             "before are untouched: make room or pass another --output, then --resume."
         ) from None
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`: temporary name, flush to disk, rename, flush the directory."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.unlink(missing_ok=True)  # what lies there may be a link to elsewhere
-        with temporary.open("xb") as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def exists(directory: Path) -> bool:
@@ -143,6 +126,13 @@ def _read(file: Path) -> Spectrum:
         if len(text) > LARGEST_METADATA:
             raise ValueError(f"its metadata have {len(text):,} bytes")
         metadata = parse_json(text)
+        if isinstance(metadata, dict) and KEY in metadata:
+            stored = {name: arrays[name] for name in (*FLOATS, *INTEGERS, *DERIVED)}
+            if content_sha256(metadata, stored) != metadata[KEY]:
+                raise RecordError(
+                    f"the record {str(file)!r} was changed after it was written (its content is "
+                    f"not that of its {KEY}); restore it, or estimate again."
+                )
         floats = {name: arrays[name].astype(np.float64) for name in FLOATS}
         integers = {name: arrays[name].astype(np.int64) for name in INTEGERS}
     metadata = checked(upgrade(metadata, str(file)))
@@ -188,15 +178,6 @@ def _check_shapes(arrays: dict[str, NDArray[Any]], metadata: dict[str, Any]) -> 
     within = probe_dim(metadata)
     if not (0 <= unmasked <= dim and within >= 1) or (steps.size and steps.max() > within):
         raise ValueError(f"dimensions {dim} and {unmasked} do not fit the steps")
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as handle:
-        while piece := handle.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _plain(value: Any) -> Any:

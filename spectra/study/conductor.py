@@ -57,6 +57,11 @@ def conduct(asked: Study, root: Path, *, say: Say = log.info, progress: bool = T
         UsageError: If another study is in the directory.
         SpectraError: If a job could not begin; nothing is written then.
     """
+    with record.holding(root):
+        return _conduct(asked, root, say, progress)
+
+
+def _conduct(asked: Study, root: Path, say: Say, progress: bool) -> Outcome:
     todo = jobs(asked, root)
     check_place(root, asked)
     check_jobs(asked, [job for job in todo if not is_done(job)])
@@ -97,7 +102,8 @@ def is_done(job: Job) -> bool:
     if not record.exists(place):
         return False
     try:
-        return record.load(place).complete
+        found = record.load(place)
+        return found.complete and bool(found.metadata.get("summary"))  # it is written last
     except SpectraError:
         return False
 

@@ -24,7 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from spectra.errors import RecordError, UsageError, nearest
+from spectra.record.atomic import is_remnant, make_directory, write_atomically
+from spectra.record.digest import KEY, json_sha256
 from spectra.record.jsonfile import read_json
+from spectra.record.lock import FILE as LOCK
 
 FILE = "study.json"
 VERSION = 1
@@ -226,11 +229,16 @@ def check_place(directory: Path, asked: Study) -> bool:
                 "first command to go on."
             )
         return True
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+    if directory.exists() and (not directory.is_dir() or any(map(_counts, directory.iterdir()))):
         raise UsageError(
             f"output={str(directory)!r} holds other files; pass a new or an empty directory."
         )
     return False
+
+
+def _counts(path: Path) -> bool:
+    """Whether a file is not what keeping order in the directory takes, or a killed write leaves."""
+    return not is_remnant(path) and path.name != LOCK
 
 
 def open_study(directory: Path, asked: Study) -> None:
@@ -242,12 +250,11 @@ def open_study(directory: Path, asked: Study) -> None:
     if check_place(directory, asked):
         return
     path = directory / FILE
-    text = json.dumps({"version": VERSION} | asdict(asked), indent=2) + "\n"
-    partial = path.with_suffix(".partial")
+    content = {"version": VERSION} | asdict(asked)
+    content[KEY] = json_sha256(content)
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        make_directory(directory)
+        write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
     except OSError as error:
         raise UsageError(
             f"output={str(directory)!r} cannot be written: {error.strerror}; choose another."
@@ -263,6 +270,11 @@ def load_study(directory: Path) -> Study:
     path = directory / FILE
     try:
         content = read_json(path)
+        if content.pop(KEY, None) not in (None, json_sha256(content)):
+            raise RecordError(
+                f"{str(path)!r} was changed after it was written (its content is not that of its "
+                f"{KEY}); restore it, or choose another --output."
+            )
         if content.pop("version") != VERSION:
             raise ValueError
         return Study(**content)

@@ -23,6 +23,7 @@ from spectra.train.metrics import QuantizationMetrics
 from spectra.train.recipes import Baseline, Distill, Recipe
 from spectra.train.saving import QuantizationWriter
 from spectra.train.scaling import ScalingSteps
+from spectra.train.seal import Seals
 
 
 def attach(
@@ -74,6 +75,7 @@ def attach(
         QuantizationMetrics(perplexity=not distills),
         FiniteGuard(),
         recipe,
+        Seals(),
     ]
     return saver
 

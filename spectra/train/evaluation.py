@@ -28,6 +28,7 @@ from spectra.checkpoint import CheckpointMeta, load_checkpoint
 from spectra.data import TokenBlocks, token_blocks
 from spectra.errors import InputWarning, NumericalError, OutOfMemoryError, UsageError
 from spectra.estimation.environment import environment
+from spectra.record.atomic import make_directory, write_atomically
 from spectra.train.harness import TaskReport, run_tasks
 from spectra.train.request import TrainRequest
 from spectra.train.tasks import LoadedTasks
@@ -101,10 +102,8 @@ class Evaluation:
         }
         text = json.dumps(content, indent=2, default=str) + "\n"
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            draft = path.with_name(path.name + ".tmp")
-            draft.write_text(text, encoding="utf-8")
-            draft.replace(path)
+            make_directory(path.parent)
+            write_atomically(path, text.encode())
         except OSError as error:
             raise UsageError(f"output={str(path)!r} cannot be written: {error.strerror}.") from None
 

@@ -26,6 +26,8 @@ from transformers import TrainerCallback
 
 from spectra.data import TokenBlocks
 from spectra.errors import CheckpointError
+from spectra.record.atomic import make_directory, write_atomically
+from spectra.record.digest import KEY, json_sha256
 from spectra.record.jsonfile import read_json
 from spectra.train.evaluation import block_losses
 
@@ -64,8 +66,10 @@ class KeptTask(TrainerCallback):  # type: ignore[misc]
             self._before = losses
             if state.is_world_process_zero:
                 content = {"sha256": self.blocks.sha256, "losses": losses.tolist()}
-                Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-                (Path(args.output_dir) / FILE).write_text(json.dumps(content) + "\n", "utf-8")
+                content[KEY] = json_sha256(content)
+                make_directory(Path(args.output_dir))
+                text = json.dumps(content) + "\n"
+                write_atomically(Path(args.output_dir) / FILE, text.encode())
         extra = {"kept_loss": float(losses.mean())}
         if self._before is not None:
             rise = losses - self._before
@@ -95,10 +99,12 @@ class KeptTask(TrainerCallback):  # type: ignore[misc]
 def _read(path: Path, blocks: TokenBlocks) -> torch.Tensor | None:
     try:
         content = read_json(path)
+        if content.get(KEY) not in (None, json_sha256(content)):
+            raise ValueError
         same = content["sha256"] == blocks.sha256
         losses = torch.tensor(content["losses"], dtype=torch.float64)
     except FileNotFoundError:
         return None  # the run began without a kept task
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RuntimeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RuntimeError):
         raise CheckpointError(f"{str(path)!r} is damaged; delete it, or begin anew.") from None
     return losses if same else None

@@ -23,11 +23,13 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from spectra.errors import CheckpointError, NumericalError, UsageError
 from spectra.quant import bypassed
+from spectra.record.atomic import make_directory, write_atomically
+from spectra.record.digest import KEY, content_sha256
 from spectra.record.jsonfile import parse_json
 from spectra.train.streams import Runner, first_inputs, layers_of, transformer_blocks
 
@@ -196,13 +198,16 @@ def _file(place: Path, index: int) -> Path:
 
 
 def _keep(place: Path, block: nn.Module, result: BlockResult, remember: dict[str, Any]) -> None:
-    place.mkdir(parents=True, exist_ok=True)
-    path = _file(place, result.block)
-    partial = path.with_suffix(".partial")
+    make_directory(place)
     state = {name: t.detach().cpu().contiguous() for name, t in block.state_dict().items()}
     about = {"result": json.dumps(vars(result)), "settings": json.dumps(remember, sort_keys=True)}
-    save_file(state, partial, metadata=about)
-    partial.replace(path)
+    about[KEY] = _digest(about, state)
+    write_atomically(_file(place, result.block), save(state, metadata=about))
+
+
+def _digest(about: dict[str, str], state: dict[str, torch.Tensor]) -> str:
+    plain = {name: t.contiguous().view(-1).view(torch.uint8).numpy() for name, t in state.items()}
+    return content_sha256(about, plain)
 
 
 def _kept(
@@ -219,6 +224,8 @@ def _kept(
             BlockResult(**parse_json(about["result"])),
         )
         state = load_file(path)
+        if about.get(KEY) not in (None, _digest(about, state)):
+            raise ValueError
     except (SafetensorError, ValueError, KeyError, TypeError):
         raise CheckpointError(
             f"{str(path)!r} is damaged; delete it, and --resume trains that block again."

@@ -13,7 +13,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from spectra.errors import OutOfMemoryError, SpectraError
 from spectra.estimation.environment import environment
 from spectra.estimation.peak import PeakMemory
 from spectra.quant import read_saved
+from spectra.record import holding, write_atomically
 from spectra.train.assembly import Assembly, build
 from spectra.train.blocks import train_blocks
 from spectra.train.metrics import weight_metrics
@@ -38,6 +39,7 @@ from spectra.train.saving import (
     delete_run,
     last_of_same_run,
 )
+from spectra.train.seal import flush_file, seal
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +93,8 @@ def train(request: TrainRequest, arguments: Any) -> TrainResult:
         SpectraError: Whatever is wrong with the input, in one sentence; NumericalError if the
             gradient turned NaN, with the checkpoints so far kept.
     """
-    with without_chatter():
+    writes = arguments.process_index == 0
+    with without_chatter(), holding(Path(arguments.output_dir)) if writes else nullcontext():
         return _train(request, arguments)
 
 
@@ -179,7 +182,8 @@ def _save_initial(assembly: Assembly, output: Path) -> None:
     directory = output / "checkpoint-0"
     assembly.trainer.save_model(str(directory))
     if assembly.trainer.args.should_save:
-        (directory / STATE).write_text('{"global_step": 0}\n', encoding="utf-8")
+        write_atomically(directory / STATE, b'{"global_step": 0}\n')
+        seal(directory)
 
 
 def _final_evaluation(assembly: Assembly) -> dict[str, float]:
@@ -222,7 +226,9 @@ def _save_final(
         "environment": environment(arguments.device),
     }
     text = json.dumps(content, indent=2, default=str) + "\n"
-    (result.output / SUMMARY).write_text(text, encoding="utf-8")
+    for path in result.output.glob("model*"):
+        flush_file(path)
+    write_atomically(result.output / SUMMARY, text.encode())  # last: a run with it is done
 
 
 @contextmanager

@@ -3,11 +3,12 @@
 `spectra_quantization.json` is written into a directory before its weights, so latent weights never
 lie about without the word that they are. The Trainer writes weights, optimizer, schedule, random
 states and last its own state; a directory whose state can be read is whole, and one from an
-interrupted save is passed over.
+interrupted save is passed over. Then it is sealed (spectra.train.seal).
 """
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 from collections.abc import Callable
@@ -17,9 +18,14 @@ from typing import Any
 from spectra.errors import CheckpointError, UsageError
 from spectra.quant import QuantSpec, SavedQuantization, read_saved
 from spectra.quant.saved import FILE
+from spectra.record.atomic import make_directory, remove_remnants
 from spectra.record.jsonfile import read_json
 from spectra.train.recipes import Recipe
 from spectra.train.reconstruction import FOLDER as BLOCKS
+from spectra.train.seal import FILE as SEAL
+from spectra.train.seal import sealed
+
+log = logging.getLogger(__name__)
 
 SUMMARY = "spectra_training.json"
 LARGEST_STATE = 1 << 28  # bytes of the log of a run of a million steps
@@ -70,7 +76,8 @@ class QuantizationWriter:
         def save_model(output_dir: str | None = None, _internal_call: bool = False) -> None:
             if trainer.args.should_save:
                 directory = Path(output_dir or trainer.args.output_dir)
-                directory.mkdir(parents=True, exist_ok=True)
+                make_directory(directory)
+                remove_remnants(directory)
                 self.at(trainer.state.global_step).save(directory)
             save(output_dir, _internal_call)
 
@@ -86,10 +93,29 @@ def checkpoints(run: str | Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def last_complete(run: str | Path) -> Path | None:
-    """Return the latest checkpoint that training can go on from, None if there is none."""
+def last_complete(run: str | Path, *, verify: bool = False) -> Path | None:
+    """Return the latest checkpoint that training can go on from, None if there is none.
+
+    Args:
+        run: Directory of the run.
+        verify: Whether hashes are compared: one that was changed or torn is passed over, and said.
+    """
     whole = [path for path in checkpoints(run).values() if _whole(path) and _goes_on(path)]
-    return whole[-1] if whole else None
+    if not verify:
+        return whole[-1] if whole else None
+    unsealed: list[Path] = []
+    for path in reversed(whole):
+        kept = sealed(path)
+        if kept:
+            return path
+        if kept is None:
+            unsealed.append(path)
+        else:
+            log.warning(
+                "note: %s is not what was saved (its files differ from %s): it is passed over",
+                *(path, SEAL),
+            )
+    return unsealed[0] if unsealed else None
 
 
 def _whole(path: Path) -> bool:
@@ -146,7 +172,7 @@ def last_of_same_run(output: Path, wanted: SavedQuantization) -> Path | None:
         UsageError: If the run in the directory was trained otherwise, or its checkpoints were saved
             without what training needs to go on.
     """
-    last = last_complete(output)
+    last = last_complete(output, verify=True)
     if last is not None:
         _check_same_run(last, wanted)
         return last

@@ -36,6 +36,7 @@ from spectra.errors import UsageError
 from spectra.quant import advance_histories, amax_histories, quant_layers
 from spectra.quant.delayed import Moment
 from spectra.quant.scaling import AmaxHistory
+from spectra.record import write_atomically
 from spectra.record.jsonfile import parse_json
 
 FILE = "spectra_scaling.jsonl"
@@ -241,4 +242,4 @@ def _keep_until(path: Path, step: int) -> None:
         except (ValueError, KeyError, TypeError):  # the last line of a killed run
             known = False
         kept += [line] if known else []
-    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    write_atomically(path, "".join(f"{line}\n" for line in kept).encode())

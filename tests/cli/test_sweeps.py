@@ -155,7 +155,7 @@ def test_an_interrupted_sweep_goes_on_where_it_was(series, tokens, tmp_path, cap
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(verb, "estimate_part", interrupted)
         code, _, err = run(capsys, *base)
-    assert (code, "interrupted" in err) == (1, True)
+    assert (code, "interrupted" in err) == (130, True)
     assert len(analysis.load(tmp_path / "out")) == 2
     assert "holds a record already" in run(capsys, *base)[2]
     code, _, err = run(capsys, *base, "--resume")
