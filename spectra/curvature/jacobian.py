@@ -15,7 +15,7 @@ from spectra.curvature import cross_entropy
 from spectra.curvature.failures import refuse_truncated
 from spectra.curvature.graphs import Blocks
 from spectra.curvature.loss import Rows, SplitLoss, mean_and_count
-from spectra.curvature.softmax_attention import cotangents_alone
+from spectra.curvature.softmax_derivatives import cotangents_alone
 
 Tensor = torch.Tensor
 # (tangent of z or None, tangents of the leaves) -> (cotangent of z, further blocks by leaf index)

@@ -171,7 +171,7 @@ def run(
         runner = Runner(family, settings, plan, store, **options)
     else:
         runner = AdaptiveRunner(family, settings, plan, store, **options).pursue(target, earlier)
-    if output is not None:
+    if output is not None and slices is None:
         runner.halfway = _halfway(runner, sections, output, save_state_every)
     with told(f"the spectrum of {operator.dim:,} parameters"):
         runner.run()

@@ -121,6 +121,11 @@ def check(request: Request) -> None:
     """Refuse settings of a resolved request that no checkpoint can be estimated with."""
     settings(request), displaced(request)
     check_every(request.save_state_every)
+    if request.save_state_every is not None and request.share != "places":
+        raise UsageError(
+            f"save_state_every={request.save_state_every} writes whole vectors, which no process "
+            f"has with share={request.share!r}; leave it out."
+        )
     target = targeted(request)
     refuse_adaptive(target if request.share == "places" else None, world())
 
