@@ -15,7 +15,7 @@ from spectra.errors import OutOfMemoryError, UsageError
 from spectra.estimation import Request
 from spectra.estimation.choice import choose_graph
 from spectra.estimation.cost import EFFICIENCY, Cost, matmul_rate, shape_of
-from spectra.estimation.memory import available_bytes, plan_memory
+from spectra.estimation.memory import WORK_VECTORS, available_bytes, plan_memory
 from spectra.estimation.pipeline import DEFAULT_SEQ_LEN
 from spectra.estimation.request import resolve, settings, what_to_read
 from spectra.estimation.settings import DTYPES
@@ -180,6 +180,10 @@ def _memory_lines(
         f"  basis     {plan.policy.describe()}: {_size(plan.basis_bytes)}",
         f"  memory    about {_size(total)} of {_size(free)} free on {device}",
     ]
+    every = request.save_state_every
+    if every is not None:
+        size = _size(plan.basis_bytes + plan.vector_bytes * 2 // WORK_VECTORS)
+        lines.append(f"  state     up to {size} on disk every {every} steps, twice while written")
     return lines + ([f"  note      {plan.note}"] if plan.note else [])
 
 

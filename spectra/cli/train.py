@@ -62,7 +62,14 @@ def run(arguments: Sequence[str]) -> int:
     check_request(request, do_train=do_train, do_eval=values["do_eval"])
     output = request.output or values["output_dir"]
     made = _training_arguments(request, values)
-    return _train(request, made, arguments) if do_train else _evaluate(request, made, output)
+    if not do_train:
+        return _evaluate(request, made, output)
+    try:
+        return _train(request, made)
+    except KeyboardInterrupt:
+        if made.should_save:
+            say(_how_to_go_on(made, arguments))
+        raise
 
 
 def _training_arguments(request: TrainRequest, values: dict[str, Any]) -> Any:
@@ -131,19 +138,14 @@ def _evaluate_tasks(request: TrainRequest, arguments: Any, tasks: LoadedTasks, r
     print(f"accuracies           {run / FILE}")
 
 
-def _train(request: TrainRequest, arguments: Any, typed: Sequence[str]) -> int:
+def _train(request: TrainRequest, arguments: Any) -> int:
     from spectra.train.run import train
     from spectra.train.saving import SUMMARY
 
     # Tasks are looked up before training, which may take days.
     speaks = arguments.should_save
     tasks = load_tasks(request.tasks) if request.tasks is not None and speaks else None
-    try:
-        result = train(request, arguments)
-    except KeyboardInterrupt:
-        if speaks:
-            say(_how_to_go_on(arguments, typed))
-        raise
+    result = train(request, arguments)
     if not speaks:  # another rank does
         return 0
     if result.initial and result.final:

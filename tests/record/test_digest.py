@@ -46,10 +46,18 @@ def _hash(arrays: Any, metadata: Any) -> None:
     metadata[KEY] = "0" * 64
 
 
+def _no_hash(arrays: Any, metadata: Any) -> None:
+    del metadata[KEY]
+
+
+def _nothing(arrays: Any, metadata: Any) -> None:
+    pass
+
+
 @pytest.mark.parametrize("change", [_alpha, _weight, _steps, _dim, _hash])
 def test_changed_records_are_refused(tmp_path: Path, change: Any) -> None:
     save(spectrum(), tmp_path)
-    rewritten(tmp_path, lambda arrays, metadata: None)
+    rewritten(tmp_path, _nothing)
     assert_same(load(tmp_path), spectrum())
     rewritten(tmp_path, change)
     with pytest.raises(RecordError, match=r"was changed after it was written .* estimate again"):
@@ -58,7 +66,7 @@ def test_changed_records_are_refused(tmp_path: Path, change: Any) -> None:
 
 def test_records_of_before_have_no_hash_and_load(tmp_path: Path) -> None:
     save(spectrum(), tmp_path)
-    rewritten(tmp_path, lambda arrays, metadata: metadata.pop(KEY))
+    rewritten(tmp_path, _no_hash)
     assert KEY not in load(tmp_path).metadata
     assert_same(load(tmp_path), spectrum())
     save(load(tmp_path), tmp_path)

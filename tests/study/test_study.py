@@ -345,6 +345,6 @@ def test_an_interrupted_study_says_how_to_go_on(
     monkeypatch.setattr(conduct_module, "train", interrupted)
     place = str(tmp_path / "out")
     flags = ["--model", small.model, "--data", small.data, "--seq_len", "8", "--eval_blocks", "4"]
-    assert main(["reproduce", "--output", place, *flags, "--spectrum_seq_len", "8"]) == 1
+    assert main(["reproduce", "--output", place, *flags, "--spectrum_seq_len", "8"]) == 130
     said = capsys.readouterr().err
     assert f"kept in {place}; go on with: spectra reproduce --output {place}" in said

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import faulthandler
 import mmap
 import os
 import resource
 import signal
 import struct
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tqdm import tqdm
+
 Setup = Callable[[], None]
-PATIENCE = 300.0  # seconds after which a child hangs
+PATIENCE = 180.0  # seconds after which a child hangs
 
 
 class Counter:
@@ -97,6 +101,8 @@ class Child:
             if (code := self.poll()) is not None:
                 return code
             time.sleep(0.002)
+        os.kill(self.pid, signal.SIGUSR1)  # it says where it is
+        time.sleep(1)
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
         raise AssertionError(f"no end after {PATIENCE:g} s: {self.said()}")
@@ -116,6 +122,9 @@ def _be_child(arguments: Sequence[str], log: Path, setup: Setup | None) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+        faulthandler.register(signal.SIGUSR1)
+        # Bars share a semaphore with all forks; one killed while it holds it would stop the others.
+        tqdm.set_lock(threading.RLock())
         count_steps()
         if setup is not None:
             setup()

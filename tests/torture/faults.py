@@ -158,7 +158,7 @@ def attempts(
         Its name, how often the verb went on to the same result, of how many, and what was lost.
     """
     kind = reference.verb.arguments[0]
-    if kind == "reproduce":
+    if kind == "reproduce" or not places:
         return  # made of the other two
     own = ESTIMATING if kind == "estimate" else TRAINING
     for fault in [*WRITING, *own]:
