@@ -177,6 +177,11 @@ def last_of_same_run(output: Path, wanted: SavedQuantization) -> Path | None:
         _check_same_run(last, wanted)
         return last
     bare = [path for step, path in checkpoints(output).items() if step > 0 and _whole(path)]
+    if bare and (bare[-1] / OPTIMIZER).exists():
+        raise UsageError(
+            f"{bare[-1]} is not what was saved (its files differ from {SEAL}) and there is no other "
+            "to go on from; restore it, or pass --overwrite to begin anew."
+        )
     if bare:
         raise UsageError(
             f"{bare[-1]} has no {OPTIMIZER} (saved with --save_only_model), so training cannot go "

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from spectra.errors import UsageError
 from spectra.train import train
 from spectra.train.saving import last_complete
 from spectra.train.seal import FILE, seal, sealed
@@ -70,3 +71,13 @@ def test_runs_of_before_have_no_seals_and_go_on(ask: Ask) -> None:
     _, arguments = ask()
     resumed = train(replace(request, resume=True), arguments)
     assert same(weights(resumed.output), before)
+
+
+def test_a_changed_checkpoint_that_is_the_only_one_is_refused(ask: Ask) -> None:
+    request, arguments = ask(save_steps=8, max_steps=8)
+    run = train(request, arguments).output
+    (run / "spectra_training.json").unlink()
+    flipped(run / "checkpoint-8" / "optimizer.pt")
+    _, arguments = ask(save_steps=8, max_steps=8)
+    with pytest.raises(UsageError, match="checkpoint-8 is not what was saved"):
+        train(replace(request, resume=True), arguments)
