@@ -41,6 +41,8 @@ from spectra.train.saving import (
 )
 from spectra.train.seal import flush_file, seal
 
+_TORN = ("unexpected pos", "pytorchstreamwriter", "iostream error")  # torch's words for a full disk
+
 log = logging.getLogger(__name__)
 
 
@@ -244,7 +246,7 @@ def _told(arguments: Any) -> Iterator[None]:
         words = str(error).lower()
         if "out of memory" in words:
             raise _too_large(arguments) from None
-        if "unexpected pos" in words or "pytorchstreamwriter" in words:  # torch's word for it
+        if any(word in words for word in _TORN):
             raise _unwritable(arguments, "the disk is full or gone") from None
         raise
     except SafetensorError as error:

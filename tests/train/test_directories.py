@@ -210,12 +210,25 @@ def test_a_place_that_cannot_be_made(ask: Ask, tmp_path: Path) -> None:
         train(*ask(output="file/run"))
 
 
-def test_a_full_disk_is_told(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (RuntimeError("basic_ios::clear: iostream error"), "the disk is full or gone"),
+        (
+            RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"),
+            "full",
+        ),
+    ],
+)
+def test_a_full_disk_is_told(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
     def full(*_: Any, **__: Any) -> None:
-        raise OSError(28, "No space left on device")
+        raise error
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(SpectraError, match=r"No space left on device.*--resume"):
+    with pytest.raises(SpectraError, match=rf"{said}.*--resume"):
         train(*ask())
 
 
