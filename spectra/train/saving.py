@@ -179,8 +179,8 @@ def last_of_same_run(output: Path, wanted: SavedQuantization) -> Path | None:
     bare = [path for step, path in checkpoints(output).items() if step > 0 and _whole(path)]
     if bare and (bare[-1] / OPTIMIZER).exists():
         raise UsageError(
-            f"{bare[-1]} is not what was saved (its files differ from {SEAL}) and there is no other "
-            "to go on from; restore it, or pass --overwrite to begin anew."
+            f"{bare[-1]} is not what was saved (its files differ from {SEAL}), and there is no "
+            "other to go on from; restore it, or pass --overwrite to begin anew."
         )
     if bare:
         raise UsageError(
