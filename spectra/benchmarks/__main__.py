@@ -64,7 +64,7 @@ BENCHMARKS: dict[str, tuple[str, Callable[[argparse.Namespace], Rows]]] = {
     ),
     "policies": (
         "ways to keep a long run orthogonal (--steps 1000 for the README's table)",
-        lambda asked: policies.measure(asked.dim, asked.steps),
+        lambda asked: policies.measure(asked.dim, asked.steps, asked.policies),
     ),
     "default": (
         "the whole basis against a part or none with more steps, by width in the same time",
@@ -129,6 +129,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--dim", type=int, default=1_000_000)
+    parser.add_argument("--policies", nargs="*", default=[], help="some of them; default all")
     parser.add_argument("--seeds", type=int, default=30)
     parser.add_argument("--threads", type=int, default=0, help="of torch on the CPU (its own)")
     parser.add_argument("--processes", type=int, default=2)

@@ -9,7 +9,7 @@ of the band of the mass within the median |λ|.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -74,8 +74,8 @@ def operator(lam: NDArray[np.float64]) -> SymmetricOperator:
     return SymmetricOperator.from_matvec(product, lam.size)
 
 
-def measure(n: int, steps: int) -> list[dict[str, Any]]:
-    """Return a row for each kind and policy."""
+def measure(n: int, steps: int, chosen: Collection[str] = ()) -> list[dict[str, Any]]:
+    """Return a row for each kind and policy: all of them, or the first and those `chosen`."""
     rows = []
     for kind in KINDS:
         lam = eigenvalues(kind, n)
@@ -83,6 +83,8 @@ def measure(n: int, steps: int) -> list[dict[str, Any]]:
         tau, span = float(np.median(np.abs(lam))), float(lam.max() - lam.min())
         reference = None
         for name, make in POLICIES.items():
+            if chosen and reference is not None and name not in chosen:
+                continue
             started = time.perf_counter()
             run = make(op, start, steps)
             seconds = time.perf_counter() - started
