@@ -18,6 +18,7 @@ from spectra.benchmarks import (
     growth,
     machine,
     memory,
+    modes,
     policies,
     processes,
     product,
@@ -53,6 +54,10 @@ BENCHMARKS: dict[str, tuple[str, Callable[[argparse.Namespace], Rows]]] = {
     "memory": (
         "peak memory of a density, each tool in its own process",
         lambda asked: memory.measure(asked.model, asked.seq_len, asked.batch_size, asked.steps),
+    ),
+    "modes": (
+        "flops and peak bytes of each way to hold a graph, counted",
+        lambda asked: modes.measure(_subject(asked)),
     ),
     "exact": (
         "interval width and error a second against the reference procedure, truth known",

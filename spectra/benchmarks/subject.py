@@ -16,6 +16,8 @@ SHAPES: dict[str, dict[str, int]] = {
                  "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 4096},
     "llama-20m": {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 6,
                   "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 4096},
+    "llama-2m-deep": {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 12,
+                      "num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 256},
     "gpt2-5m": {"n_embd": 256, "n_layer": 6, "n_head": 8, "vocab_size": 4096},
     "llama-3.2-1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
                      "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256},

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from spectra.benchmarks import default, machine, policies, processes, stream, versus
+from spectra.benchmarks import default, machine, modes, policies, processes, stream, versus
 from spectra.benchmarks.__main__ import main
 from spectra.benchmarks.subject import SHAPES, Subject, load
 from spectra.errors import UsageError
@@ -102,3 +102,11 @@ def test_processes_share_work_and_find_the_same() -> None:
     assert [row["shared"] for row in rows] == ["2 batches", "2 probes", "2 batches"]
     assert all(row["equal"] for row in rows)
     assert all(row["throughput"] > 0 for row in rows)
+
+
+def test_ways_to_hold_a_graph(subject) -> None:
+    rows = modes.measure(subject)
+    assert [row["graph"] for row in rows] == 2 * ["keep", "recompute", "blocks"]
+    kept, rebuilt, blocks = (row["gradients_a_product"] for row in rows[:3])
+    assert 1.5 < kept < rebuilt < blocks < 4.2
+    assert all(row["peak_bytes"] > row["vector_bytes"] for row in rows)
