@@ -59,9 +59,21 @@ def how_to_resume(output: Path, arguments: Sequence[str], *, several: bool = Fal
         return "No probe had finished; nothing was lost."
     if not kept:
         kept = "finished records are kept"
-    told = [a for a in arguments if a not in ("--resume", "--overwrite")]
+    told = _without(arguments, ("--resume", "--overwrite"))
     command = shlex.join([*_launcher(), "estimate", *told, "--resume"])
     return f"{kept}; go on with: {command}"
+
+
+def _without(arguments: Sequence[str], flags: tuple[str, ...]) -> list[str]:
+    """Return the arguments without some switches and the values written behind them."""
+    kept: list[str] = []
+    dropped = False
+    for argument in arguments:
+        value = dropped and argument.lower() in ("true", "false")
+        dropped = argument in flags
+        if not (dropped or value or argument.startswith(tuple(f"{flag}=" for flag in flags))):
+            kept.append(argument)
+    return kept
 
 
 def _kept(output: Path) -> str:
@@ -69,7 +81,7 @@ def _kept(output: Path) -> str:
     finished = 0 if found is None else found.finished
     states = len(found_states(output))
     parts = [f"{finished} finished probes"] if finished else []
-    parts += [f"the Lanczos state of {states} unfinished"] if states else []
+    parts += [f"the states of {states} unfinished ones"] if states else []
     return f"{' and '.join(parts)} are kept in {output}" if parts else ""
 
 

@@ -14,6 +14,7 @@ is noted, and products stay as they were.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 LONG = 0.25  # seconds a product, beyond which launches do not matter
 SAME = 1e-6  # relative difference from the eager product in float32
 WARM_UPS = 3
+
+log = logging.getLogger(__name__)
 
 
 class CapturedGraph:
@@ -110,5 +113,7 @@ def faster_captured(operator: CurvatureOperator, v: torch.Tensor) -> list[BatchG
     if not same:
         operator.notes.append(f"{told}, which differs by {float(gap):.2g}: not used")
         return None
-    operator.notes.append(f"{told}: {'used' if after < before else 'not used'}")
+    log.info("%s: %s", told, "used" if after < before else "not used")
+    if after < before:
+        operator.notes.append("products are replayed CUDA graphs")
     return captured if after < before else None

@@ -89,6 +89,7 @@ class Spread(CurvatureOperator):
         """Evaluate this process's share once, and agree on loss and terms."""
         if self.own is not None:
             self.own.prepare()
+            self.notes += [note for note in self.own.notes if note not in self.notes]
             self.graph, self.graph_bytes = self.own.graph, self.own.graph_bytes
             self.micro_batch = self.own.micro_batch
         if self._agreed:

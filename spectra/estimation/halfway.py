@@ -128,7 +128,7 @@ class Halfway:
             None where the probe begins at its first step.
         """
         path = self._path(place)
-        if not path.exists():
+        if not path.is_file():
             return None
         try:
             state = SavedState(path)
@@ -137,14 +137,15 @@ class Halfway:
                 raise RecordError("it is of another run")
             sampled = about["sampled"]
             vectors = None if sampled is None else [self._vector(state, k) for k in range(sampled)]
+            found, spent = dict(about["checks"]), float(about["seconds"])
             state.load_into(lanczos)
         except (RecordError, UsageError, KeyError, TypeError, ValueError) as error:
             log.warning("note: %s is not used (%s); its probe begins anew", path.name, error)
             return None
-        for name, value in about["checks"].items():
+        for name, value in found.items():
             larger = name in LARGEST and name in checks
             checks[name] = max(checks[name], value) if larger else value
-        self._spent = float(about["seconds"])
+        self._spent = spent
         log.info("%s: going on after step %d", path.name, lanczos.num_steps)
         return about, vectors
 

@@ -9,6 +9,7 @@ Under torchrun every process does the same and runs its share of the probes
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from spectra.estimation import engine
 from spectra.estimation.choice import WAYS, GraphPlan, choose_graph
 from spectra.estimation.cost import shape_of
 from spectra.estimation.halfway import check_every
+from spectra.estimation.memory import shared_bytes
 from spectra.estimation.output import open_output
 from spectra.estimation.request import (
     Request,
@@ -125,6 +127,11 @@ def check(request: Request) -> None:
         raise UsageError(
             f"save_state_every={request.save_state_every} writes whole vectors, which no process "
             f"has with share={request.share!r}; leave it out."
+        )
+    if _sharded(request) and (request.micro_batch or request.graph not in ("auto", "blocks")):
+        raise UsageError(
+            f"share='parameters' works block by block on whole batches; leave out graph="
+            f"{request.graph!r} and micro_batch={request.micro_batch}, or pass --share vectors."
         )
     target = targeted(request)
     refuse_adaptive(target if request.share == "places" else None, world())
@@ -244,7 +251,7 @@ def _held_before(request: Request, earlier: Spectrum | None) -> Request:
 
     A run that goes on then rounds alike, and does not run out of memory a second time.
     """
-    if earlier is None:
+    if earlier is None or earlier.metadata["estimator"].get("share") == "parameters":
         return request
     before = earlier.metadata["estimator"]
     graph, rows = before.get("graph"), before.get("micro_batch")
@@ -255,7 +262,9 @@ def _held_before(request: Request, earlier: Spectrum | None) -> Request:
 
 def plan_graph(request: Request, checkpoint: Checkpoint, batches: TokenBatches) -> GraphPlan | None:
     """Return how the graphs of a resolved request are to be held; None where it cannot be said."""
-    model = checkpoint.model
+    model, ranks = checkpoint.model, world()
+    if _sharded(request):
+        return None
     try:
         chosen = curvature.select_parameters(model, "linear")
         linear = dict(zip(chosen.names, chosen.shapes, strict=True))
@@ -266,7 +275,13 @@ def plan_graph(request: Request, checkpoint: Checkpoint, batches: TokenBatches) 
     rows = max(size[0] for size in sizes)
     length = max(size[1] for size in sizes)
     whole = sum(size.numel() for size in sizes) if request.reduce == "mean" else rows * length
-    limit = settings(request).max_memory
+    if request.share == "vectors":  # which share the sequences
+        whole = math.ceil(whole / length / ranks.size) * length
+        rows = min(rows, math.ceil(whole / length))
+    limit, device = settings(request).max_memory, next(model.parameters()).device
+    if ranks.size > 1:  # one choice for all, which fits the one with the least memory
+        mine = shared_bytes(device)
+        limit = min(ranks.gather(mine if limit is None else min(mine, limit)))
     return choose_graph(
         request.graph,  # type: ignore[arg-type]
         shape,
@@ -274,7 +289,7 @@ def plan_graph(request: Request, checkpoint: Checkpoint, batches: TokenBatches) 
         seq_len=length,
         piece=length * (rows if request.micro_batch is None else min(rows, request.micro_batch)),
         dtype=DTYPES[request.dtype or "float32"],
-        device=next(model.parameters()).device,
+        device=device,
         kind="GGN" if request.curvature == "ggn" else "Hessian",
         limit=limit,
     )

@@ -106,7 +106,12 @@ class Runner:
                 if self.halfway is not None:
                     self.halfway.begin()
                 self._block(operator, batch, probes, bar)
-                self._same_model(operator)
+                try:
+                    self._same_model(operator)
+                except NumericalError:
+                    if self.halfway is not None:  # its states are of the changed model as well
+                        self.halfway.forget((batch, probes))
+                    raise
                 now = time.monotonic()
                 self.cost["seconds"] += now - started
                 started = now
@@ -149,7 +154,10 @@ class Runner:
         for name in ("graph", "micro_batch"):
             if hasattr(operator, name):
                 estimator[name] = getattr(operator, name)
-        notes += [note for note in getattr(operator, "notes", []) if note not in notes]
+        found = getattr(operator, "notes", [])
+        if self.slices:
+            found = [note for rank in self.slices.gather(found) for note in rank]
+        notes += [note for note in dict.fromkeys(found) if note not in notes]
 
     def _probe(self, operator: SymmetricOperator, batch: int, index: int) -> torch.Tensor:
         on_all = self.settings.probe_space == "all"
@@ -214,6 +222,8 @@ class Runner:
         """Write the state of a run on its way, where that was asked for and it is time."""
         if self.halfway is None:
             return
+        if self.halfway.every and lanczos.num_steps % self.halfway.every == 0:
+            self._same_model(lanczos.operator)
         vectors = None if sampler is None else sampler.vectors
         self.halfway.save(lanczos, (batch, probes), self.checks.section, vectors, self._way())
 

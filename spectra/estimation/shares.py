@@ -145,8 +145,9 @@ def _merge_checks(mine: dict[str, Any], other: dict[str, Any]) -> None:
     for name, value in theirs.items():
         if name not in checks:
             checks[name] = copy.deepcopy(value)
-    told = mine["warnings"]
-    told += [message for message in other["warnings"] if message not in told]
+    for name in ("warnings", "notes"):
+        told = mine.setdefault(name, [])
+        told += [message for message in other.get(name, []) if message not in told]
 
 
 def joined(found: Sequence[Spectrum]) -> Spectrum:

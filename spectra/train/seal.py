@@ -12,6 +12,8 @@ Random states of further ranks are written by these, at their own time, and are 
 
 from __future__ import annotations
 
+import errno
+import fnmatch
 import json
 import os
 from pathlib import Path
@@ -21,6 +23,7 @@ from transformers import TrainerCallback
 
 from spectra.record.atomic import flush_directory, write_atomically
 from spectra.record.digest import KEY, json_sha256, sha256_of
+from spectra.record.jsonfile import read_json
 
 FILE = "spectra_files.json"
 VERSION = 1
@@ -63,14 +66,26 @@ def flush_file(path: Path) -> None:
 def sealed(directory: Path) -> bool | None:
     """Return whether a checkpoint's files are those that were sealed; None without a seal."""
     try:
-        content = json.loads((directory / FILE).read_text(encoding="utf-8"))
+        content = read_json(directory / FILE)
         files = content["files"]
         whole = content["version"] == VERSION and content[KEY] == json_sha256(content)
-        return whole and all(sha256_of(directory / n) == digest for n, digest in files.items())
+        return (
+            whole
+            and all(_is_covered(directory, name) for name in files)
+            and all(sha256_of(directory / name) == digest for name, digest in files.items())
+        )
     except FileNotFoundError as error:
         return None if error.filename == str(directory / FILE) else False
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
+
+
+def _is_covered(directory: Path, name: str) -> bool:
+    """Whether a name is one that a seal may hold: that of a regular file of the checkpoint."""
+    known = "/" not in name and any(fnmatch.fnmatch(name, pattern) for pattern in COVERED)
+    if known and not (directory / name).exists():
+        raise FileNotFoundError(errno.ENOENT, "is missing", str(directory / name))
+    return known and (directory / name).is_file()
 
 
 class Seals(TrainerCallback):  # type: ignore[misc]

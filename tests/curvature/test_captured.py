@@ -43,13 +43,13 @@ def test_faster_and_the_same_is_used(prepared, monkeypatch):
     assert operator._graphs == eager
     operator._graphs = found
     assert torch.equal(operator.matvec(v), expected)
-    assert operator.notes == ["a product took 0.02 s, 0.01 s as a CUDA graph: used"]
+    assert operator.notes == ["products are replayed CUDA graphs"]
 
 
 @pytest.mark.parametrize(
     ("factor", "times", "note"),
     [
-        (1.0, (0.02, 0.03), "0.03 s as a CUDA graph: not used"),
+        (1.0, (0.02, 0.03), None),
         (1.001, (0.02, 0.01), "which differs by 0.001: not used"),
     ],
 )
@@ -59,7 +59,7 @@ def test_slower_or_different_is_not(prepared, monkeypatch, factor, times, note):
     fake(monkeypatch, factor, times)
     assert captured.faster_captured(operator, v) is None
     assert operator._graphs == eager
-    assert note in operator.notes[0]
+    assert [n.partition("CUDA graph, ")[2] for n in operator.notes] == ([note] if note else [])
 
 
 def test_a_long_product_is_not_tried(prepared, monkeypatch):

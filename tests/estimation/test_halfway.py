@@ -11,7 +11,8 @@ import torch
 from safetensors import safe_open
 
 import spectra
-from spectra.errors import RecordError, UsageError
+from spectra.curvature import CurvatureOperator
+from spectra.errors import NumericalError, RecordError, UsageError
 from spectra.estimation import halfway
 from spectra.estimation.halfway import found_states
 from spectra.linalg import BasisPolicy, Lanczos, SymmetricOperator
@@ -197,3 +198,27 @@ def test_a_write_that_fails_leaves_the_state_before(tmp_path):
         fail()
     assert path.read_bytes() == before
     assert [p for p in Path(tmp_path).iterdir()] == [path]
+
+
+@pytest.mark.parametrize("save_state_every", [4, 10])
+def test_states_of_a_changed_model_do_not_stay(
+    checkpoint, tokens, tmp_path, monkeypatch, save_state_every
+):
+    made, products = CurvatureOperator.matvec, 0
+
+    def changing(self, v):
+        nonlocal products
+        products += 1
+        if products == 20:
+            with torch.no_grad():
+                next(iter(self.point.model.parameters())).mul_(1.5)
+        return made(self, v)
+
+    monkeypatch.setattr(CurvatureOperator, "matvec", changing)
+    options = SIZES | {"graph": "recompute", "params": "all"}
+    with pytest.raises(NumericalError, match="changed while the spectrum was estimated"):
+        estimate(checkpoint, tokens, tmp_path / "a", save_state_every=save_state_every, **options)
+    monkeypatch.undo()  # what is left, if anything, is from before the change
+    resumed = estimate(checkpoint, tokens, tmp_path / "a", resume=True, **options)
+    whole = estimate(checkpoint, tokens, tmp_path / "b", **options)
+    assert np.array_equal(resumed.alphas, whole.alphas)

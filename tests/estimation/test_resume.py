@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 import spectra
 from spectra.errors import RecordError, UsageError
@@ -177,3 +178,16 @@ def test_json_beside_the_arrays_says_the_same(checkpoint, tokens, tmp_path):
         "environment",
     ]:
         assert key in told
+
+
+def test_a_finished_record_stays_as_it_is(checkpoint, tokens, tmp_path):
+    before = estimate(checkpoint, tokens, tmp_path / "a")
+    content = (tmp_path / "a" / "spectrum.npz").read_bytes()
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads + 1)
+        again = estimate(checkpoint, tokens, tmp_path / "a", resume=True)
+    finally:
+        torch.set_num_threads(threads)
+    assert_same(again, before)
+    assert (tmp_path / "a" / "spectrum.npz").read_bytes() == content

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from spectra.errors import UsageError
+from spectra.record.digest import KEY, json_sha256
 from spectra.train import train
 from spectra.train.saving import last_complete
 from spectra.train.seal import FILE, seal, sealed
@@ -81,3 +82,14 @@ def test_a_changed_checkpoint_that_is_the_only_one_is_refused(ask: Ask) -> None:
     _, arguments = ask(save_steps=8, max_steps=8)
     with pytest.raises(UsageError, match="checkpoint-8 is not what was saved"):
         train(replace(request, resume=True), arguments)
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "../secret", "notes.txt"])
+def test_a_seal_names_files_of_its_checkpoint_alone(tmp_path: Path, name: str) -> None:
+    place = tmp_path / "checkpoint-4"
+    place.mkdir()
+    (place / "notes.txt").write_text("a note")
+    content: dict[str, Any] = {"version": 1, "files": {name: "0" * 64}}
+    content[KEY] = json_sha256(content)
+    (place / FILE).write_text(json.dumps(content))
+    assert sealed(place) is False
