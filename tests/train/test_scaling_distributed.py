@@ -29,6 +29,8 @@ FLAGS = [
 FLAGS += ["--seq_len", "12", "--eval_blocks", "4", "--per_device_train_batch_size", "4"]
 FLAGS += ["--save_steps", "2", "--logging_steps", "1", "--learning_rate", "1e-4", "--use_cpu"]
 
+pytestmark = pytest.mark.slow  # half a minute of launching; test_distributed is in the suite
+
 
 def arguments(model: Path, data: Path, output: Path) -> list[str]:
     places = ["--model", str(model), "--data", str(data), "--output", str(output)]
