@@ -253,7 +253,7 @@ class GraphHolder(SymmetricOperator):
     def _is_chain(self) -> bool:
         try:
             self._build_blocks(self.pieces[0])
-        except (NotAChainError, NotImplementedError):
+        except (NotAChainError, NotImplementedError):  # torch: an operation lacks a derivative
             return False
         except (torch.OutOfMemoryError, MemoryError, RuntimeError):
             return True  # the next attempt meets the same and tells it
