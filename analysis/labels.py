@@ -89,9 +89,10 @@ def method_name(recipe: str, settings: Mapping[str, Any]) -> str:
     """Return the cell of the factorial design, and what differs from the usual settings.
 
     baseline (neither resets nor noise), reset or noise (alone), winq (both); "-f0.8" for another
-    reset fraction than 0.4, "-s0.004" for another noise than 0.001. CAGE is cage, "-l15" for
-    another strength than 10, "-coupled" for that form. Recipes in one run are joined, winq+cage; a
-    part that does nothing is left out.
+    reset fraction than 0.4, "-s0.004" for another noise than 0.001, "-k40" for another interval
+    than a third of the run, "-from120" and "-until120" where resets keep to a stretch of it. CAGE
+    is cage, "-l15" for another strength than 10, "-coupled" for that form. Recipes in one run are
+    joined, winq+cage; a part that does nothing is left out.
     """
     parts = [_part_name(part, settings) for part in recipe.split("+")]
     return "+".join(part for part in parts if part != "baseline") or "baseline"
@@ -111,7 +112,19 @@ def _part_name(recipe: str, settings: Mapping[str, Any]) -> str:
         (bool(fraction), bool(noise)), "baseline"
     )
     other = f"-f{fraction:g}" if fraction and fraction != RESET else ""
+    other += _when(settings) if fraction else ""
     return cell + other + (f"-s{noise:g}" if noise and noise != NOISE else "")
+
+
+def _when(settings: Mapping[str, Any]) -> str:
+    """Return "-k40-from120" if resets are not every third of a run, all through it."""
+    every, steps = settings.get("reset_every"), settings.get("max_steps")
+    usual = not known(every) or not known(steps) or steps < 1 or every == max(1, steps // 3)
+    words = "" if usual else f"-k{every:g}"
+    for key in ("from", "until"):
+        if known(settings.get(f"reset_{key}")):
+            words += f"-{key}{settings[f'reset_{key}']:g}"
+    return words
 
 
 def title_parts(metadata: Mapping[str, Any]) -> list[str]:

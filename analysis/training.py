@@ -21,7 +21,8 @@ from spectra.errors import RecordError, printable
 from spectra.record.jsonfile import read_json
 
 STATE, SUMMARY = "trainer_state.json", "spectra_training.json"
-TEXT = ("path", "run", "quantizer", "recipe", "method")
+TEXT = ("path", "run", "quantizer", "recipe", "method", "schedule")
+RESETS = ("reset_every", "reset_fraction", "reset_from", "reset_until", "noise_std")
 CONTROL = "scales only"
 LARGEST = 1 << 28  # bytes of the log of a run of a million steps
 LONGEST_NAME = 100
@@ -39,7 +40,8 @@ def load_training(
     Returns:
         Columns `path`, `run`, `quantizer`, `recipe`, `method` (as `analysis.labels.method_name`
         has it; "scales only" for a run whose matrices were frozen), `w_bits`, `a_bits`, `seed`,
-        `base_learning_rate` (the schedule's largest), `step`, and what was logged.
+        `base_learning_rate` (the schedule's largest), `schedule`, `max_steps`, the settings of
+        resets and noise, `step`, and what was logged.
 
     Raises:
         RecordError: If there is no run, or none that can be read.
@@ -88,7 +90,9 @@ def _rows(place: Path, name: str) -> list[dict[str, Any]]:
     if (place / SUMMARY).exists():
         summary = read_json(place / SUMMARY)
         quantization, recipe = summary["quantization"], summary["recipe"]["name"]
-        method = method_name(recipe, summary["recipe"])
+        arguments = summary["arguments"]
+        settings = summary["recipe"] | {"max_steps": _number(arguments.get("max_steps"))}
+        method = method_name(recipe, settings)
         control = summary["request"].get("trainable") == "scales"
         about |= {
             "quantizer": printable(str(quantization["quantizer"])),
@@ -96,8 +100,11 @@ def _rows(place: Path, name: str) -> list[dict[str, Any]]:
             "method": CONTROL if control else printable(method),
             "w_bits": _number(quantization["w_bits"]),
             "a_bits": _number(quantization["a_bits"]),
-            "seed": _number(summary["arguments"].get("seed")),
-            "base_learning_rate": _number(summary["arguments"].get("learning_rate")),
+            "seed": _number(arguments.get("seed")),
+            "base_learning_rate": _number(arguments.get("learning_rate")),
+            "schedule": printable(str(arguments.get("lr_scheduler_type"))),
+            "max_steps": settings["max_steps"],
+            **{key: _number(settings.get(key)) for key in RESETS},
         }
     merged: dict[int, dict[str, Any]] = {}
     names: set[str] = set()

@@ -107,8 +107,16 @@ def _fact(path: str, one: Spectrum) -> Fact:
         step=int(checkpoint.get("step") or 0),
         surface=str(one.metadata.get("surface")),
         toward=section(one.metadata, "point").get("toward_grid"),
-        setting=tuple(setting_of(one).items()),
+        setting=tuple((setting_of(one) | _schedule(recipe)).items()),
     )
+
+
+def _schedule(recipe: dict[str, Any]) -> dict[str, str]:
+    """Return length, rate and schedule of the training, empty where a run does not tell."""
+    steps, rate = recipe.get("max_steps"), recipe.get("learning_rate")
+    if not known(steps) or not known(rate):
+        return {}
+    return {"training": f"{steps:g} steps, {recipe.get('lr_scheduler_type')}, rate {rate:g}"}
 
 
 def _once(facts: Iterable[Fact]) -> tuple[list[Fact], list[str]]:

@@ -51,13 +51,21 @@ def _claims(facts: list[Fact]) -> list[Claim]:
 
 
 def _series(facts: Iterable[Fact], method: str) -> dict[int, list[Fact]]:
-    """Return the records of a method on the default surface, by seed, in the order of the steps."""
+    """Return the records of a method on the default surface, by seed, in the order of the steps.
+
+    Before the first step every method and seed is the same model, so that a run without a record of
+    step 0 begins with that of another.
+    """
     found: dict[int, list[Fact]] = {}
     facts = list(facts)
     method = variant([fact.method for fact in facts], method)
     for fact in facts:
         if fact.method == method and fact.toward is None and fact.surface == "ste":
             found.setdefault(fact.seed, []).append(fact)
+    start = [f for f in facts if f.step == 0 and f.toward is None and f.surface == "ste"]
+    for series in found.values():
+        if start and all(fact.step for fact in series):
+            series.append(start[0])
     return {seed: sorted(found[seed], key=lambda f: f.step) for seed in sorted(found)}
 
 

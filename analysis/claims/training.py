@@ -11,6 +11,7 @@ from analysis.claims.rules import SEEDS, Claim, student, variant, verdict_of_tra
 from analysis.labels import bits_label
 from analysis.speedup import first_reach
 
+SETTING = ("a_bits", "quantizer", "base_learning_rate", "schedule", "max_steps")
 COLUMNS = ("path", "method", "seed", "w_bits", "step", "eval_loss")
 ENDS = (
     ("winq", "winq_lower", "WinQ ends at a lower loss than the baseline"),
@@ -25,7 +26,7 @@ def claims_on_training(training: pd.DataFrame) -> list[Claim]:
     if not set(COLUMNS) <= set(training.columns):
         return []
     there = training[training["eval_loss"].notna() & training["w_bits"].notna()]
-    others = [name for name in ("a_bits", "quantizer") if name in there]
+    others = [name for name in SETTING if name in there]
     found = []
     for bits in sorted(there["w_bits"].unique()):
         settings = list(there[there["w_bits"] == bits].groupby(others or "w_bits", dropna=False))
@@ -37,7 +38,12 @@ def claims_on_training(training: pd.DataFrame) -> list[Claim]:
 
 def _setting(row: pd.Series[Any], names: list[str]) -> str:
     words = [bits_label(row["w_bits"], row.get("a_bits"))]
-    return ", ".join([*words, *(str(row[name]) for name in names if name != "a_bits")])
+    words += [str(row[name]) for name in names if name in ("quantizer", "schedule")]
+    if "base_learning_rate" in names:
+        words.append(f"rate {row['base_learning_rate']:g}")
+    if "max_steps" in names:
+        words.append(f"{row['max_steps']:g} steps")
+    return ", ".join(words)
 
 
 def _claims(mine: pd.DataFrame, bits: float, words: str) -> list[Claim]:

@@ -22,7 +22,10 @@ NUMBERS = {
     "params": ("layer", "weight_norm", "count"),
     "checkpoint": ("step", "w_bits", "a_bits", "kv_bits", "parameters"),
     "checkpoint.quantization": ("resets", "steps_since_reset"),
-    "checkpoint.quantization.recipe": ("seed", "reset_fraction", "noise_std", "cage_lambda"),
+    "checkpoint.quantization.recipe": (
+        "seed", "reset_fraction", "reset_every", "reset_from", "reset_until", "noise_std",
+        "cage_lambda", "max_steps", "learning_rate",
+    ),
     "data": ("seq_len", "batch_size", "batches"),
     "estimator": ("num_batches", "num_probes", "lanczos_steps", "seed", "block_size"),
     "checks": (

@@ -124,7 +124,8 @@ def training_arguments(job: TrainJob, asked: Study, *, progress: bool) -> Any:
     chosen: dict[str, Any] = DEFAULTS | {
         "output_dir": job.request.output,
         "max_steps": asked.max_steps,
-        "learning_rate": asked.learning_rate,
+        "learning_rate": job.learning_rate,
+        "lr_scheduler_type": job.schedule,
         "per_device_train_batch_size": asked.batch_size,
         "save_steps": asked.interval,
         "eval_steps": max(1, asked.max_steps // 16),

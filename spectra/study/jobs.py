@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spectra.estimation import Request
+from spectra.study.cells import cell
 from spectra.study.plan import Study, method_settings
 from spectra.train import TrainRequest
 
@@ -20,11 +21,15 @@ class TrainJob:
         name: What it is called, and its directory below `runs`.
         request: What it is.
         seed: Its seed.
+        learning_rate: Its peak learning rate.
+        schedule: How that changes.
     """
 
     name: str
     request: TrainRequest
     seed: int
+    learning_rate: float
+    schedule: str
 
 
 @dataclass(frozen=True)
@@ -56,10 +61,17 @@ def jobs(asked: Study, root: Path) -> list[Job]:
             for method in asked.methods:
                 found.append(_train(asked, root, bits, method, seed))
                 if method in asked.spectra_methods and seed in asked.seeds[: asked.spectra_seeds]:
-                    found += _series(asked, root, bits, method, seed)
+                    first = (seed, method) == (asked.seeds[0], _first(asked))
+                    begin = first or asked.initial == "each"
+                    found += _series(asked, root, bits, method, seed, begin=begin)
                     if method == "baseline":
                         found += _interpolation(asked, root, bits, seed)
     return found
+
+
+def _first(asked: Study) -> str:
+    """Return the first method that has spectra."""
+    return next(method for method in asked.methods if method in asked.spectra_methods)
 
 
 def run_name(bits: float, method: str, seed: int) -> str:
@@ -82,20 +94,23 @@ def _train(asked: Study, root: Path, bits: float, method: str, seed: int) -> Tra
         resume=True,
         **method_settings(method, asked),
     )
-    return TrainJob(name, request, seed)
+    found = cell(method)
+    rate = found.learning_rate or asked.learning_rate
+    return TrainJob(name, request, seed, rate, found.schedule or asked.lr_scheduler_type)
 
 
-def _series(asked: Study, root: Path, bits: float, method: str, seed: int) -> list[EstimateJob]:
+def _series(
+    asked: Study, root: Path, bits: float, method: str, seed: int, *, begin: bool
+) -> list[EstimateJob]:
+    """Return the records of a run's checkpoints, step 0 included if `begin`."""
     run = run_name(bits, method, seed)
-    steps = range(0, asked.max_steps + 1, asked.interval)
-    return [
-        EstimateJob(
-            f"{run}/step-{step}",
-            run,
-            _request(asked, root, run, step, f"{run}/step-{step}"),
-        )
-        for step in steps
-    ]
+    found = []
+    for step in range(0 if begin else asked.interval, asked.max_steps + 1, asked.interval):
+        for surface in asked.series_surfaces:
+            name = f"{run}/step-{step}" + ("" if surface == "ste" else f"-{surface}")
+            request = _request(asked, root, run, step, name, surface=surface)
+            found.append(EstimateJob(name, run, request))
+    return found
 
 
 def _interpolation(asked: Study, root: Path, bits: float, seed: int) -> list[EstimateJob]:
@@ -104,7 +119,7 @@ def _interpolation(asked: Study, root: Path, bits: float, seed: int) -> list[Est
     found = []
     for surface in asked.surfaces:
         for fraction in asked.fractions:
-            if surface == "ste" and fraction == 0:
+            if surface in asked.series_surfaces and fraction == 0:
                 continue  # the last checkpoint of the series
             name = f"{run}/{surface}-toward-{fraction:g}"
             request = _request(

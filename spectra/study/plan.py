@@ -1,14 +1,6 @@
 """What a study asks: models, widths, methods, seeds, and how each spectrum is estimated.
 
-Methods are cells of a factorial design and its ablations:
-
-    baseline    neither resets nor noise
-    reset       resets alone
-    noise       weight noise alone
-    winq        both
-    winq-f0.8   both, with another reset fraction
-    winq-s0.004 both, with another noise
-    cage        the pull of CAGE alone; winq+cage: with resets and noise
+Methods are cells of a factorial design and its ablations (spectra.study.cells).
 
 A study is a value that goes to disk before its first job. The same command goes on with it; another
 study in the same directory is refused.
@@ -17,7 +9,6 @@ study in the same directory is refused.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -28,12 +19,10 @@ from spectra.record.atomic import is_remnant, make_directory, write_atomically
 from spectra.record.digest import KEY, json_sha256
 from spectra.record.jsonfile import read_json
 from spectra.record.lock import FILE as LOCK
+from spectra.study.cells import CAGE, METHODS, SCHEDULES, cell
 
 FILE = "study.json"
 VERSION = 1
-METHODS = ("baseline", "winq", "reset", "noise")
-CAGE = "cage"
-_ABLATION = re.compile(r"winq-([fs])(\d+(\.\d+)?)")
 
 
 def _option(default: Any, text: str) -> Any:
@@ -56,8 +45,9 @@ class Study:
     methods: list[str] = field(
         default_factory=lambda: ["baseline", "winq"],
         metadata={
-            "help": "Methods: baseline, winq, reset or noise (alone), winq-f0.8, winq-s0.004, "
-            "cage, winq+cage."
+            "help": "Methods: baseline, winq, reset or noise (alone), cage, winq+cage; changed as "
+            "winq-f0.8 (fraction), -s0.004 (noise), -k40 (interval), -from120, -until120 (where "
+            "resets happen), -lr3e-4, -constant (rate and schedule)."
         },
     )
     seeds: list[int] = field(
@@ -65,7 +55,8 @@ class Study:
         metadata={"help": "Seeds of the training runs: the unit of replication."},
     )
     max_steps: int = _option(240, "Optimizer steps of a run.")
-    learning_rate: float = _option(1e-3, "Peak learning rate, cosine to zero.")
+    learning_rate: float = _option(1e-3, "Peak learning rate.")
+    lr_scheduler_type: str = _option("cosine", "Schedule: cosine or linear to zero, constant.")
     batch_size: int = _option(16, "Blocks in a training batch.")
     seq_len: int = _option(128, "Tokens in a training block.")
     reset_every: int | None = _option(None, "Steps between resets (a third of the run).")
@@ -80,6 +71,15 @@ class Study:
         metadata={"help": "Methods with spectra, as far as they are trained."},
     )
     spectra_seeds: int | None = _option(None, "Seeds with spectra, from the first on (all).")
+    series_surfaces: list[str] = field(
+        default_factory=lambda: ["ste"],
+        metadata={"help": "Surfaces of the spectra along a run."},
+    )
+    initial: str = _option(
+        "each",
+        "Spectra of step 0: of each run, or once, of the first run of each width (step 0 is the "
+        "same model for every method and seed).",
+    )
     fractions: list[float] = field(
         default_factory=lambda: [0.0, 0.4],
         metadata={
@@ -103,6 +103,12 @@ class Study:
                 raise UsageError(f"{name}={values} names one twice.")
         for method in (*self.methods, *self.spectra_methods):
             method_settings(method, self)
+        for name, among in (("lr_scheduler_type", SCHEDULES), ("initial", ("each", "once"))):
+            if getattr(self, name) not in among:
+                raise UsageError(
+                    f"{name}={getattr(self, name)!r} is not one of {', '.join(among)}"
+                    f"{nearest(getattr(self, name), among)}."
+                )
         if self.spectra_methods and not set(self.spectra_methods) & set(self.methods):
             raise UsageError(
                 f"spectra_methods={', '.join(self.spectra_methods)} are not among "
@@ -148,32 +154,22 @@ def method_settings(method: str, asked: Study) -> dict[str, Any]:
     Raises:
         UsageError: If the method is not known.
     """
+    found = cell(method)
     settings: dict[str, Any] = {
         "recipe": "winq",
         "reset_every": asked.reset_every,
         "reset_fraction": asked.reset_fraction,
         "noise_std": asked.noise_std,
     }
-    ablation = _ABLATION.fullmatch(method)
-    if method == "baseline":
-        return {"recipe": "baseline"}
-    if method == "reset":
-        return settings | {"noise_std": 0.0}
-    if method == "noise":
-        return settings | {"reset_fraction": 0.0, "reset_every": None}
-    if ablation is not None:
-        which = "reset_fraction" if ablation[1] == "f" else "noise_std"
-        return settings | {which: float(ablation[2])}
-    if method == CAGE:
-        return {"recipe": CAGE}
-    if method == f"winq+{CAGE}":
-        return settings | {"recipe": method}
-    if method != "winq":
-        raise UsageError(
-            f"method={method!r} is not known{nearest(method, METHODS)} (methods: "
-            f"{', '.join(METHODS)}, cage, winq+cage, winq-fFRACTION, winq-sSTD)."
-        )
-    return settings
+    settings = {
+        "baseline": {"recipe": "baseline"},
+        "winq": settings,
+        "reset": settings | {"noise_std": 0.0},
+        "noise": settings | {"reset_fraction": 0.0, "reset_every": None},
+        CAGE: {"recipe": CAGE},
+        f"winq+{CAGE}": settings | {"recipe": f"winq+{CAGE}"},
+    }[found.kind]
+    return settings | found.recipe
 
 
 PRESETS: dict[str, Study] = {

@@ -26,7 +26,7 @@ def check_jobs(asked: Study, todo: list[Job]) -> None:
     Raises:
         SpectraError: What is wrong, in one sentence.
     """
-    for surface in asked.surfaces:
+    for surface in (*asked.series_surfaces, *asked.surfaces):
         if surface not in SURFACES:
             raise UsageError(
                 f"surfaces={surface!r} is not one of {', '.join(SURFACES)}"

@@ -83,6 +83,8 @@ class TrainRequest:
     save_before_reset: bool = _option(
         False, "WinQ: checkpoints of a reset step hold the weights before the reset."
     )
+    reset_from: int | None = _option(None, "WinQ: first step that may have a reset (any).")
+    reset_until: int | None = _option(None, "WinQ: last step that may have a reset (any).")
     plain_steps: int | None = _option(
         None, "DTS: steps in plain precision before quantization (a twentieth of the run)."
     )

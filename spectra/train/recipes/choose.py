@@ -43,6 +43,8 @@ SETTINGS = {
             "noise_frozen",
             "noise_trainable",
             "save_before_reset",
+            "reset_from",
+            "reset_until",
         ),
         "neither resets nor noise",
     ),
@@ -120,6 +122,8 @@ def _winq(request: TrainRequest) -> Recipe:
         DEFAULT_FRACTION if fraction is None else fraction,
         None if silent else noise,
         save_before_reset=request.save_before_reset,
+        reset_from=request.reset_from,
+        reset_until=request.reset_until,
     )
 
 

@@ -14,6 +14,9 @@ holds the weights after the reset. With `save_before_reset` a reset is instead t
 the next step: the checkpoint holds the weights that the optimizer left, all later numbers are the
 same, and a run that ends at a multiple of K ends without a reset.
 
+`reset_from` and `reset_until` keep resets to a stretch of the run: they happen at the multiples of
+K between the two, both included.
+
 The noise of micro-batch i on rank r of R is that of global micro-batch iR + r, the order in which
 the Trainer deals batches out: any number of ranks takes the step that one would take.
 """
@@ -40,9 +43,12 @@ class WinQ(Recipe):
         reset_fraction: f, how far toward the grid; 0 switches resets off.
         noise: What is perturbed in training; None for nothing.
         save_before_reset: Whether a checkpoint of a reset step holds the weights before it.
+        reset_from: First step that may have a reset; None for the first.
+        reset_until: Last step that may have one; None for the last.
 
     Raises:
-        UsageError: If `reset_every` is not positive or `reset_fraction` outside [0, 1].
+        UsageError: If `reset_every` is not positive, `reset_fraction` outside [0, 1], or the
+            stretch empty.
     """
 
     name = "winq"
@@ -54,6 +60,8 @@ class WinQ(Recipe):
         noise: Noise | None = Noise(),  # noqa: B008 - frozen
         *,
         save_before_reset: bool = False,
+        reset_from: int | None = None,
+        reset_until: int | None = None,
     ) -> None:
         if reset_every is not None and reset_every < 1:
             raise UsageError(
@@ -65,8 +73,16 @@ class WinQ(Recipe):
                 f"reset_fraction={reset_fraction!r} is outside [0, 1]; pass the fraction of the "
                 "way toward the grid, such as 0.4."
             )
+        if min(reset_from or 0, reset_until or 0) < 0 or (
+            reset_until is not None and reset_until < (reset_from or 1)
+        ):
+            raise UsageError(
+                f"reset_from={reset_from}, reset_until={reset_until} leave no step to reset at; "
+                "pass steps of the run, the first before the last."
+            )
         self.reset_every, self.reset_fraction = reset_every, reset_fraction
         self.noise, self.save_before_reset = noise, save_before_reset
+        self.reset_from, self.reset_until = reset_from, reset_until
         self._state: NoiseState | None = None
 
     @staticmethod
@@ -96,10 +112,13 @@ class WinQ(Recipe):
         """Settle the interval of a run of `total_steps`."""
         if self.reset_every is None:
             self.reset_every = max(1, total_steps // SHARE)
-        if self.reset_fraction > 0 and self.reset_every > total_steps:
+        if self.reset_fraction > 0 and self._count(total_steps) == 0:
+            stretch = f", from {self.reset_from or 1} until {self.reset_until or total_steps},"
             raise UsageError(
-                f"reset_every={self.reset_every} is beyond the run of {total_steps} steps, so no "
-                "reset would happen; pass fewer, or reset_fraction=0 for noise alone."
+                f"reset_every={self.reset_every}"
+                f"{stretch if self.reset_from or self.reset_until else ''} is beyond the run of "
+                f"{total_steps} steps, so no reset would happen; pass fewer, or reset_fraction=0 "
+                "for noise alone."
             )
 
     def settings(self) -> dict[str, Any]:
@@ -108,6 +127,8 @@ class WinQ(Recipe):
         return {
             "reset_every": self.reset_every if self.reset_fraction > 0 else None,
             "reset_fraction": self.reset_fraction,
+            "reset_from": self.reset_from,
+            "reset_until": self.reset_until,
             "save_before_reset": self.save_before_reset,
             "noise_std": noise.weight_std,
             "scale_noise_std": noise.scale_std,
@@ -121,8 +142,9 @@ class WinQ(Recipe):
         every = self._interval
         if every is None:
             return Resets(0, None)
-        count = (step - 1 if self.save_before_reset and step > 0 else step) // every
-        return Resets(count, step - count * every if count else None)
+        seen = step - 1 if self.save_before_reset and step > 0 else step
+        count = self._count(seen)
+        return Resets(count, step - self._last(seen) if count else None)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Reset if it was put off to this step, and set the noise of its first micro-batch."""
@@ -131,8 +153,7 @@ class WinQ(Recipe):
             reset_(kwargs["model"], self.reset_fraction)
         noise = self._noise_state
         noise.step, noise.micro_batch = state.global_step, args.process_index
-        every = self._interval
-        noise.resets = 0 if every is None else state.global_step // every
+        noise.resets = self._count(state.global_step)
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Go on to the noise of the next micro-batch."""
@@ -159,5 +180,16 @@ class WinQ(Recipe):
         return self._state
 
     def _due(self, step: int) -> bool:
-        every = self._interval
-        return every is not None and step > 0 and step % every == 0
+        return step > 0 and self._count(step) > self._count(step - 1)
+
+    def _last(self, step: int) -> int:
+        """Return the last multiple of the interval up to `step` that the stretch allows."""
+        every = self._interval or 1
+        return min(step, self.reset_until or step) // every * every
+
+    def _count(self, step: int) -> int:
+        """Return the number of resets due up to `step`, it included."""
+        if self._interval is None:
+            return 0
+        before = max(0, (self.reset_from or 1) - 1) // self._interval
+        return max(0, self._last(step) // self._interval - before)
