@@ -8,9 +8,11 @@ path, so a file that exists in two versions falls on the same side in both.
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import sysconfig
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 HELDOUT_SHARE = 16  # of 256: one file in sixteen is held out
@@ -22,17 +24,18 @@ def path_hash(relative: str) -> bytes:
     return hashlib.sha256(relative.encode()).digest()
 
 
-def files(part: str) -> list[Path]:
+@cache
+def files(part: str) -> tuple[Path, ...]:
     """Return the source files of `part` ("train" or "heldout") in an order fixed by their paths."""
     root = Path(sysconfig.get_paths()["stdlib"])
     found = []
-    for path in root.rglob("*.py"):
-        relative = path.relative_to(root)
-        if SKIPPED.isdisjoint(relative.parts):
-            digest = path_hash(relative.as_posix())
+    for directory, below, names in os.walk(root):
+        below[:] = [name for name in below if name not in SKIPPED]
+        for path in (Path(directory, name) for name in names if name.endswith(".py")):
+            digest = path_hash(path.relative_to(root).as_posix())
             if (digest[0] < HELDOUT_SHARE) == (part == "heldout"):
                 found.append((digest, path))
-    return [path for _, path in sorted(found)]
+    return tuple(path for _, path in sorted(found))
 
 
 def documents(part: str) -> Iterator[str]:
