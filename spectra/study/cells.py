@@ -66,7 +66,7 @@ def cell(name: str) -> Cell:
         UsageError: If it is no such name.
     """
     # A minus sign may belong to a number: 3e-4.
-    kind, *changes = re.split(r"(?<!e)-", name)
+    kind, *changes = re.split(r"(?<!\de)-", name)
     if kind not in (*METHODS, CAGE, f"winq+{CAGE}"):
         raise UsageError(
             f"method={name!r} is not known{nearest(name, METHODS)} (methods: "

@@ -105,7 +105,9 @@ def _series(
     """Return the records of a run's checkpoints, step 0 included if `begin`."""
     run = run_name(bits, method, seed)
     found = []
-    for step in range(0 if begin else asked.interval, asked.max_steps + 1, asked.interval):
+    for step in asked.spectra_steps or asked.every_step:
+        if step == 0 and not begin:
+            continue
         for surface in asked.series_surfaces:
             name = f"{run}/step-{step}" + ("" if surface == "ste" else f"-{surface}")
             request = _request(asked, root, run, step, name, surface=surface)

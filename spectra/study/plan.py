@@ -66,6 +66,10 @@ class Study:
     checkpoints: int = _option(
         4, "Checkpoints of a run whose spectra are estimated, first to last."
     )
+    spectra_steps: list[int] | None = field(
+        default=None,
+        metadata={"help": "Spectra of these checkpoints alone, of the evenly spaced ones (all)."},
+    )
     spectra_methods: list[str] = field(
         default_factory=lambda: ["baseline", "winq"],
         metadata={"help": "Methods with spectra, as far as they are trained."},
@@ -141,6 +145,18 @@ class Study:
                 f"max_steps={self.max_steps} cannot be cut into checkpoints={self.checkpoints} "
                 f"evenly spaced ones; pass a multiple of {self.checkpoints - 1} steps."
             )
+
+        missing = sorted(set(self.spectra_steps or ()) - set(self.every_step))
+        if missing:
+            raise UsageError(
+                f"spectra_steps={missing[0]} is no checkpoint: checkpoints={self.checkpoints} of "
+                f"max_steps={self.max_steps} are {self.interval} steps apart; pass multiples of it."
+            )
+
+    @property
+    def every_step(self) -> range:
+        """Steps that are saved."""
+        return range(0, self.max_steps + 1, self.interval)
 
     @property
     def interval(self) -> int:

@@ -2,6 +2,7 @@
 
 quant_error_ratio    ‖W − Q(W)‖ / ‖W‖ over all quantized weights
 masked_fraction      share of them that the straight-through estimator blocks
+scale_norm           norm of all their scales, where the quantizer has any
 code_change          share whose code differs from that at the last log: oscillation and drift
 grad_weight_ratio    ‖∇L‖ / ‖W‖ over them, before clipping (the WinQ paper's gradient norm)
 perplexity           exp of the logged loss; eval_perplexity likewise
@@ -86,6 +87,9 @@ class QuantizationMetrics(TrainerCallback):  # type: ignore[misc]
             "masked_fraction": found["masked_fraction"],
             "code_change": changed / total,
         }
+        scales = [layer.scale.detach() for layer in layers.values() if layer.scale is not None]
+        if scales:
+            metrics["scale_norm"] = float(_norm(scales))
         if self._norms is not None and grad_norm is not None and found["weight_norm"] > 0:
             # Clipping scales all gradients alike, so the share of the logged norm is theirs.
             own, whole = (float(norm) for norm in self._norms)

@@ -64,19 +64,32 @@ def test_a_resumed_run_resets_where_an_uninterrupted_one_does() -> None:
         assert first + rest == whole
 
 
-@given(st.integers(1, 7), st.integers(0, 40), st.booleans())
+@given(
+    st.integers(1, 7),
+    st.integers(0, 40),
+    st.booleans(),
+    st.none() | st.integers(1, 20),
+    st.none() | st.integers(20, 40),
+)
 def test_resets_seen_by_a_checkpoint_are_those_of_a_simulation(
-    every: int, step: int, before: bool
+    every: int, step: int, before: bool, first: int | None, until: int | None
 ) -> None:
-    recipe = WinQ(every, 0.4, None, save_before_reset=before)
+    recipe = WinQ(every, 0.4, None, save_before_reset=before, reset_from=first, reset_until=until)
     count, last = 0, None
     for done in range(step + 1):  # the checkpoint is saved after `step` steps
-        due = done > 0 and done % every == 0
+        due = done > 0 and done % every == 0 and (first or 0) <= done <= (until or done)
         if due and not (before and done == step):
             count, last = count + 1, done
     found = recipe.resets(step)
     assert found.count == count
     assert found.steps_since == (None if last is None else step - last)
+
+
+def test_resets_keep_to_their_stretch_of_the_run() -> None:
+    whole = drive(WinQ(3, 0.4, None), quantized(), 20)
+    kept = drive(WinQ(3, 0.4, None, reset_from=7, reset_until=15), quantized(), 20)
+    assert whole == [3, 6, 9, 12, 15, 18]
+    assert kept == [9, 12, 15]
 
 
 def test_fraction_zero_never_resets() -> None:
@@ -125,6 +138,9 @@ def test_noise_counts_micro_batches_over_all_ranks() -> None:
         ({"reset_fraction": 1.5}, "reset_fraction=1.5"),
         ({"reset_fraction": -0.1}, "reset_fraction=-0.1"),
         ({"reset_fraction": float("nan")}, "reset_fraction=nan"),
+        ({"reset_from": 9, "reset_until": 8}, "reset_from=9, reset_until=8"),
+        ({"reset_until": 0}, "reset_until=0"),
+        ({"reset_from": -1}, "reset_from=-1"),
     ],
 )
 def test_settings_out_of_range_are_refused(options: dict[str, Any], named: str) -> None:
@@ -136,6 +152,8 @@ def test_an_interval_beyond_the_run_is_refused() -> None:
     with pytest.raises(UsageError, match="reset_every=11 is beyond the run of 10 steps"):
         WinQ(11).plan(10)
     WinQ(11, 0.0).plan(10)
+    with pytest.raises(UsageError, match=r"reset_every=4, from 5 until 7, is beyond the run of 10"):
+        WinQ(4, reset_from=5, reset_until=7).plan(10)
 
 
 def test_negative_noise_is_refused() -> None:
