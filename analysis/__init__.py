@@ -12,6 +12,8 @@ from analysis.figures import (
     plot_mass_curve,
     plot_methods,
     plot_record,
+    plot_regime,
+    plot_reset_gain,
     plot_saturation,
     plot_speedup,
     plot_speedup_grid,
@@ -23,9 +25,11 @@ from analysis.figures import (
 )
 from analysis.figures.comparison import comparison_figure, plot_comparison
 from analysis.forgetting import Forgetting, forgetting
+from analysis.fork import causes, forked
 from analysis.labels import config_id
 from analysis.load import RecordWarning, load, spectrum
 from analysis.report import write_report
+from analysis.resets import chosen, regime, reset_events
 from analysis.scaling import load_scaling
 from analysis.speedup import Speedup, speedup_table, speedups
 from analysis.style import figure_style, save_figure
@@ -39,6 +43,8 @@ __all__ = [
     "Forgetting",
     "RecordWarning",
     "Speedup",
+    "causes",
+    "chosen",
     "claims",
     "claims_table",
     "compare",
@@ -46,6 +52,7 @@ __all__ = [
     "config_id",
     "figure_style",
     "forgetting",
+    "forked",
     "load",
     "load_scaling",
     "load_training",
@@ -59,6 +66,8 @@ __all__ = [
     "plot_mass_curve",
     "plot_methods",
     "plot_record",
+    "plot_regime",
+    "plot_reset_gain",
     "plot_saturation",
     "plot_speedup",
     "plot_speedup_grid",
@@ -67,6 +76,8 @@ __all__ = [
     "plot_training",
     "plot_training_grid",
     "plot_winq",
+    "regime",
+    "reset_events",
     "save_figure",
     "spectrum",
     "speedup_table",

@@ -1,27 +1,33 @@
-"""Claims that records speak to: saddles, shrinking eigenvalues, resets on each surface."""
+"""Claims that records speak to: saddles, shrinking eigenvalues, mass near zero, widths, methods."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
-from typing import Any
 
 import pandas as pd
 
 from analysis.claims.facts import Fact, groups
-from analysis.claims.rules import Claim, variant, verdict_of_spectra
-from analysis.comparable import check_comparable
-from analysis.labels import RESET
-from analysis.load import spectrum
-from spectra.errors import UsageError
-from spectra.quadrature.difference import differences
+from analysis.claims.pairs import Pairs, along, compared
+from analysis.claims.resets import claims_on_resets
+from analysis.claims.rules import Claim, Interval, variant, verdict_of_spectra
+from spectra.record.spectrum import Spectrum
 
-ONLY_MASK = (
-    "with frozen scales a reset moves weights within their cells, so that nothing but the clip "
-    "mask can change here"
+BEYOND, WITHIN = 0.4, 1.5e-3  # the paper's share of eigenvalues near zero, and its threshold
+METHODS = (
+    ("winq", "winq_magnitude", "WinQ keeps eigenvalues larger than the baseline's", 1, ""),
+    (
+        "winq",
+        "winq_norm",
+        "WinQ keeps the largest |λ| larger than the baseline's",
+        1,
+        "3.96 against 2.65 (2 bits)",
+    ),
+    ("winq", "winq_near_zero", "WinQ has fewer eigenvalues near zero", -1, "−12 % relative"),
+    ("reset", "reset_magnitude", "Resets alone keep eigenvalues larger", 1, ""),
+    ("noise", "noise_regularizes", "Noise alone lowers the eigenvalues", -1, ""),
 )
+QUANTITY = {"winq_near_zero": "near_zero_resolved", "winq_norm": "spectral_norm"}
 
 
 def claims_on_spectra(records: pd.DataFrame) -> tuple[list[Claim], list[str]]:
@@ -43,93 +49,85 @@ def _claims(facts: list[Fact]) -> list[Claim]:
     widths = sorted({fact.bits for fact in facts})
     for bits in widths:
         mine = [fact for fact in facts if fact.bits == bits]
-        found.append(_saddle(mine, bits))
+        found += _at_the_end(mine, bits)
         found += _along_training(mine, bits)
-        found += _reset(mine, bits)
+        found += claims_on_resets(mine, bits)
         found += _methods(mine, bits)
     return found + _across_widths(facts, widths)
 
 
-def _series(facts: Iterable[Fact], method: str) -> dict[int, list[Fact]]:
-    """Return the records of a method on the default surface, by seed, in the order of the steps.
+def _at_the_end(facts: list[Fact], bits: float) -> list[Claim]:
+    ends = {seed: series[-1] for seed, series in along(facts, "baseline").items()}
+    return [
+        _of_one(
+            ends,
+            _depth,
+            key="saddle",
+            statement="Training ends at a saddle: negative and positive eigenvalues",
+            paper="both signs",
+            bits=bits,
+            quantity="min(−λmin, λmax) > 0",
+        ),
+        _of_one(
+            ends,
+            _beyond,
+            key="near_zero_share",
+            statement=f"Plain QAT ends with more than {BEYOND:.0%} of the eigenvalues near zero",
+            paper="0.65 (2 bits)",
+            bits=bits,
+            quantity=f"mass |λ| ≤ {WITHIN:g}, less {BEYOND:g}",
+        ),
+    ]
 
-    Before the first step every method and seed is the same model, so that a run without a record of
-    step 0 begins with that of another.
-    """
-    found: dict[int, list[Fact]] = {}
-    facts = list(facts)
-    method = variant([fact.method for fact in facts], method)
-    for fact in facts:
-        if fact.method == method and fact.toward is None and fact.surface == "ste":
-            found.setdefault(fact.seed, []).append(fact)
-    start = [f for f in facts if f.step == 0 and f.toward is None and f.surface == "ste"]
-    for series in found.values():
-        if start and all(fact.step for fact in series):
-            series.append(start[0])
-    return {seed: sorted(found[seed], key=lambda f: f.step) for seed in sorted(found)}
 
-
-@cache
-def _differences(a: str, b: str) -> dict[str, tuple[float, float, float]]:
-    found = differences(spectrum(a).measure, spectrum(b).measure)
-    return {one.name: (one.value, one.lower, one.upper) for one in found}
-
-
-def _compared(pairs: dict[int, tuple[Fact, Fact]], quantity: str, side: int, **claim: Any) -> Claim:
-    """Return the claim that B − A of a quantity lies on a side, for each seed's pair (A, B)."""
-    values, seeds, sources = [], [], []
-    notes = list(claim.pop("notes", ()))
-    for seed, (a, b) in pairs.items():
-        try:
-            check_comparable(a.spectrum, b.spectrum)
-            found = _differences(a.path, b.path).get(quantity)
-        except UsageError as error:
-            notes.append(f"seed {seed} left out: {a.path} against {b.path}: {error}")
-            continue
-        if found is not None and not all(math.isnan(x) for x in found):
-            values.append(found)
-            seeds.append(seed)
-            sources += [a.path, b.path]
+def _of_one(
+    ends: dict[int, Fact],
+    measure: Callable[[Spectrum], Interval],
+    *,
+    key: str,
+    statement: str,
+    paper: str,
+    bits: float,
+    quantity: str,
+) -> Claim:
+    """Return the claim that a quantity of one record a seed is positive."""
+    values = tuple(measure(fact.spectrum) for fact in ends.values())
     return Claim(
-        **claim,
-        quantity=quantity,
-        side=side,
-        values=tuple(values),
-        seeds=tuple(seeds),
-        verdict=verdict_of_spectra(values, side),
-        notes=tuple(notes),
-        sources=tuple(sources),
-    )
-
-
-def _saddle(facts: list[Fact], bits: float) -> Claim:
-    values, seeds, sources = [], [], []
-    for seed, series in _series(facts, "baseline").items():
-        last = series[-1]
-        low, high = last.spectrum.extremes()
-        # The saddle is as deep as its shallower side; both ends must be resolved.
-        depth = (-low.upper, high.lower)
-        values.append((min(-low.value, high.value), min(depth), min(-low.lower, high.upper)))
-        seeds.append(seed)
-        sources.append(last.path)
-    return Claim(
-        key="saddle",
-        statement="Training ends at a saddle: negative and positive eigenvalues",
-        paper="both signs",
+        key=key,
+        statement=statement,
+        paper=paper,
         w_bits=bits,
-        quantity="min(−λmin, λmax) > 0",
-        values=tuple(values),
-        seeds=tuple(seeds),
+        quantity=quantity,
+        values=values,
+        seeds=tuple(ends),
         verdict=verdict_of_spectra(values, 1),
-        sources=tuple(sources),
+        sources=tuple(fact.path for fact in ends.values()),
     )
+
+
+def _depth(one: Spectrum) -> Interval:
+    """Return how deep the saddle is on its shallower side; both ends must be resolved."""
+    low, high = one.extremes()
+    return (
+        min(-low.value, high.value),
+        min(-low.upper, high.lower),
+        min(-low.lower, high.upper),
+    )
+
+
+def _beyond(one: Spectrum) -> Interval:
+    found = one.mass(-WITHIN, WITHIN)
+    return found.value - BEYOND, found.lower - BEYOND, found.upper - BEYOND
 
 
 def _along_training(facts: list[Fact], bits: float) -> list[Claim]:
-    series = _series(facts, "baseline")
-    pairs = {seed: (one[0], one[-1]) for seed, one in series.items() if one[0].step < one[-1].step}
+    pairs = {
+        seed: (one[0], one[-1])
+        for seed, one in along(facts, "baseline").items()
+        if one[0].step < one[-1].step
+    }
     return [
-        _compared(
+        compared(
             pairs,
             "near_zero_resolved",
             1,
@@ -138,7 +136,7 @@ def _along_training(facts: list[Fact], bits: float) -> list[Claim]:
             paper="beyond 40 % at few bits",
             w_bits=bits,
         ),
-        _compared(
+        compared(
             pairs,
             "rms_eigenvalue",
             -1,
@@ -150,66 +148,17 @@ def _along_training(facts: list[Fact], bits: float) -> list[Claim]:
     ]
 
 
-def _reset(facts: list[Fact], bits: float) -> list[Claim]:
-    found = []
-    for surface in ("ste", "quantized", "latent"):
-        pairs = {}
-        for seed, series in _series(facts, "baseline").items():
-            last = series[-1]
-            moved = [
-                fact
-                for fact in facts
-                if (fact.method, fact.seed, fact.step, fact.surface)
-                == ("baseline", seed, last.step, surface)
-                and fact.toward is not None
-            ]
-            still = next((f for f in moved if f.toward == 0), last if surface == "ste" else None)
-            nearer = min(
-                (f for f in moved if f.toward),
-                key=lambda f: abs((f.toward or 0.0) - RESET),
-                default=None,
-            )
-            if still is not None and nearer is not None:
-                pairs[seed] = (still, nearer)
-        if pairs:
-            fraction = next(iter(pairs.values()))[1].toward
-            found.append(
-                _compared(
-                    pairs,
-                    "spectral_norm",
-                    1,
-                    key=f"reset_{surface}",
-                    statement=f"A reset of {fraction:g} raises the eigenvalues "
-                    f"(surface {surface}, scales frozen)",
-                    paper="max |λ| +84 % at 0.4, 2 bits",
-                    w_bits=bits,
-                    notes=(ONLY_MASK,) if surface == "ste" else (),
-                )
-            )
-    return found
-
-
 def _methods(facts: list[Fact], bits: float) -> list[Claim]:
-    base = _series(facts, "baseline")
+    base = along(facts, "baseline")
     found = []
-    for method, key, statement, side, paper in (
-        ("winq", "winq_magnitude", "WinQ keeps eigenvalues larger than the baseline's", 1, ""),
-        ("winq", "winq_near_zero", "WinQ has fewer eigenvalues near zero", -1, "−12 % relative"),
-        ("noise", "noise_regularizes", "Noise alone lowers the eigenvalues", -1, ""),
-    ):
-        other = _series(facts, method)
-        pairs = {
-            seed: (base[seed][-1], other[seed][-1])
-            for seed in base
-            if seed in other and base[seed][-1].step == other[seed][-1].step
-        }
-        quantity = "near_zero_resolved" if key == "winq_near_zero" else "rms_eigenvalue"
+    for method, key, statement, side, paper in METHODS:
+        pairs = _ends(base, along(facts, method))
         stand_in = variant([fact.method for fact in facts], method)
         if pairs:
             found.append(
-                _compared(
+                compared(
                     pairs,
-                    quantity,
+                    QUANTITY.get(key, "rms_eigenvalue"),
                     side,
                     key=key,
                     statement=f"{statement} (last step)",
@@ -221,20 +170,25 @@ def _methods(facts: list[Fact], bits: float) -> list[Claim]:
     return found
 
 
+def _ends(a: dict[int, list[Fact]], b: dict[int, list[Fact]]) -> Pairs:
+    """Return the last records of the seeds that both have, where they are of one step."""
+    return {
+        seed: (a[seed][-1], b[seed][-1])
+        for seed in a
+        if seed in b and a[seed][-1].step == b[seed][-1].step
+    }
+
+
 def _across_widths(facts: list[Fact], widths: list[float]) -> list[Claim]:
     if len(widths) < 2:
         return []
     low, high = widths[0], widths[-1]
-    fewer = _series([f for f in facts if f.bits == low], "baseline")
-    more = _series([f for f in facts if f.bits == high], "baseline")
-    pairs = {
-        seed: (more[seed][-1], fewer[seed][-1])
-        for seed in fewer
-        if seed in more and more[seed][-1].step == fewer[seed][-1].step
-    }
+    fewer = along([f for f in facts if f.bits == low], "baseline")
+    more = along([f for f in facts if f.bits == high], "baseline")
+    pairs = _ends(more, fewer)
     words = f"{low:g} {'bit' if low == 1 else 'bits'} against {high:g}"
     return [
-        _compared(
+        compared(
             pairs,
             "spectral_norm",
             -1,
@@ -243,7 +197,7 @@ def _across_widths(facts: list[Fact], widths: list[float]) -> list[Claim]:
             paper="smaller max |λ|",
             w_bits=None,
         ),
-        _compared(
+        compared(
             pairs,
             "near_zero_resolved",
             1,

@@ -1,15 +1,24 @@
-"""Claims that training logs speak to: who ends lower, who is sooner."""
+"""Claims that training logs speak to: who ends lower, who is sooner, where the gradient falls."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pandas as pd
 
-from analysis.claims.rules import SEEDS, Claim, student, variant, verdict_of_training
+from analysis.claims.ablations import ablations
+from analysis.claims.curves import (
+    Curve,
+    curves,
+    first,
+    last,
+    log_speedup,
+    middle,
+    over_seeds,
+    paired,
+)
+from analysis.claims.rules import Claim, variant
 from analysis.labels import bits_label
-from analysis.speedup import first_reach
 
 SETTING = ("a_bits", "quantizer", "base_learning_rate", "schedule", "max_steps")
 COLUMNS = ("path", "method", "seed", "w_bits", "step", "eval_loss")
@@ -18,7 +27,7 @@ ENDS = (
     ("reset", "reset_lower", "Resets alone end lower than the baseline"),
     ("noise", "noise_lower", "Noise alone ends lower than the baseline"),
 )
-Curve = tuple["pd.Series[Any]", str]
+EARLY = 1 / 4  # of a run
 
 
 def claims_on_training(training: pd.DataFrame) -> list[Claim]:
@@ -48,11 +57,11 @@ def _setting(row: pd.Series[Any], names: list[str]) -> str:
 
 def _claims(mine: pd.DataFrame, bits: float, words: str) -> list[Claim]:
     found = []
-    base, twice = _curves(mine, "baseline")
+    base, twice = curves(mine, "baseline")
     for method, key, statement in ENDS:
         stand_in = variant(mine["method"].dropna(), method)
-        other, more = _curves(mine, stand_in)
-        pairs, notes = _pairs(base, other)
+        other, more = curves(mine, stand_in)
+        pairs, notes = paired(base, other)
         notes = [*([f"measured on {stand_in}"] if stand_in != method else []), *notes]
         if not pairs:
             continue
@@ -62,10 +71,9 @@ def _claims(mine: pd.DataFrame, bits: float, words: str) -> list[Claim]:
             "notes": tuple([*notes, *twice, *more]),
             "sources": tuple(path for pair in pairs.values() for _, path in pair),
         }
-        ends = {seed: _last(b) - _last(a) for seed, ((a, _), (b, _)) in pairs.items()}
         found.append(
-            _over_seeds(
-                ends,
+            over_seeds(
+                {seed: last(b) - last(a) for seed, ((a, _), (b, _)) in pairs.items()},
                 -1,
                 key=key,
                 statement=statement,
@@ -75,78 +83,73 @@ def _claims(mine: pd.DataFrame, bits: float, words: str) -> list[Claim]:
             )
         )
         if method == "winq":
-            ratios = {seed: log_speedup(a, b) for seed, ((a, _), (b, _)) in pairs.items()}
-            found.append(
-                _over_seeds(
-                    ratios,
-                    1,
-                    key="winq_sooner",
-                    statement="WinQ reaches the baseline's final loss sooner",
-                    paper="1.5 to 4 times",
-                    quantity="log of baseline steps over WinQ's",
-                    **common,
-                )
-            )
-    return found
+            found += _winq(pairs, common)
+    return [*found, *_gradient(mine, bits, words), *ablations(mine, bits, words)]
 
 
-def _over_seeds(numbers: dict[int, float], side: int, **claim: Any) -> Claim:
-    """Return a claim on one number a seed."""
-    values = list(numbers.values())
-    whole = len(values) >= SEEDS and not any(map(math.isinf, values))
-    return Claim(
-        **claim,
-        values=tuple((v, v, v) for v in values),
-        seeds=tuple(numbers),
-        side=side,
-        mean=student(values) if whole else None,
-        verdict=verdict_of_training(values, side),
-    )
+def _winq(pairs: dict[int, tuple[Curve, Curve]], common: dict[str, Any]) -> list[Claim]:
+    learned = {seed: pair for seed, pair in pairs.items() if last(pair[0][0]) < first(pair[0][0])}
+    idle = [
+        f"seed {seed} left out: the baseline ends no lower than it began, so there is no loss to "
+        "reach sooner"
+        for seed in sorted(set(pairs) - set(learned))
+    ]
+    return [
+        over_seeds(
+            {seed: middle(b) - middle(a) for seed, ((a, _), (b, _)) in pairs.items()},
+            -1,
+            key="winq_ahead",
+            statement="WinQ is ahead in the middle of the run",
+            paper="curves part at the first reset",
+            quantity="difference of held-out losses, mean over the middle third, nats",
+            **common,
+        ),
+        over_seeds(
+            {seed: log_speedup(a, b) for seed, ((a, _), (b, _)) in learned.items()},
+            1,
+            key="winq_sooner",
+            statement="WinQ reaches the baseline's final loss sooner",
+            paper="1.5 to 4 times",
+            quantity="log of baseline steps over WinQ's",
+            **common | {"notes": (*common["notes"], *idle)},
+        ),
+    ]
 
 
-def _curves(runs: pd.DataFrame, method: str) -> tuple[dict[int, Curve], list[str]]:
-    """Return held-out loss against step, and path, of each seed's run; and what was left out."""
-    mine = runs[(runs["method"] == method) & runs["seed"].notna()]
-    found, notes = {}, []
-    for _, one in mine.groupby("seed"):
-        number = int(one["seed"].iloc[0])
-        paths = sorted(one["path"].unique())
-        if len(paths) > 1:
-            notes.append(
-                f"seed {number} left out: {len(paths)} runs of {method}: {', '.join(paths)}"
-            )
-            continue
-        found[number] = (one.set_index("step")["eval_loss"].sort_index(), str(paths[0]))
-    return found, notes
+def _gradient(mine: pd.DataFrame, bits: float, words: str) -> list[Claim]:
+    """Return the claim that ‖∇L‖/‖W‖ has fallen when the loss has not, a quarter into the run."""
+    if "grad_weight_ratio" not in mine:
+        return []
+    losses, notes = curves(mine, "baseline")
+    ratios, _ = curves(mine, "baseline", "grad_weight_ratio")
+    both = {
+        seed: (ratios[seed], curve)
+        for seed, curve in losses.items()
+        if seed in ratios and last(curve[0]) < first(curve[0])
+    }
+    numbers = {seed: fallen(g[0]) - fallen(x[0]) for seed, (g, x) in both.items()}
+    if not numbers:
+        return []
+    return [
+        over_seeds(
+            numbers,
+            1,
+            key="gradient_early",
+            statement="The gradient norm falls early, while the loss is still high (baseline)",
+            paper="‖∇L‖/‖W‖ falls first",
+            quantity=f"share of the fall done after {EARLY:.0%} of the run: gradient less loss",
+            w_bits=bits,
+            setting=words,
+            notes=tuple(notes),
+            sources=tuple(path for _, (_, path) in both.values()),
+        )
+    ]
 
 
-def _pairs(
-    base: dict[int, Curve], other: dict[int, Curve]
-) -> tuple[dict[int, tuple[Curve, Curve]], list[str]]:
-    """Return (baseline, method) of the seeds whose runs end at the same step."""
-    found, notes = {}, []
-    for seed in base:
-        if seed not in other:
-            continue
-        ends = [int(curve.index[-1]) for curve, _ in (base[seed], other[seed])]
-        if ends[0] != ends[1]:
-            notes.append(
-                f"seed {seed} left out: the baseline was last evaluated at step {ends[0]}, the "
-                f"other at step {ends[1]}"
-            )
-            continue
-        found[seed] = (base[seed], other[seed])
-    return found, notes
-
-
-def _last(curve: pd.Series[Any]) -> float:
-    return float(curve.iloc[-1])
-
-
-def log_speedup(base: pd.Series[Any], other: pd.Series[Any]) -> float:
-    """Return log of T/t, t the step at which `other` first has the loss of `base` at its end T.
-
-    −∞ if it never has.
-    """
-    step, _ = first_reach(other, _last(base))
-    return -math.inf if math.isnan(step) else math.log(float(base.index[-1]) / max(step, 1.0))
+def fallen(curve: pd.Series[Any]) -> float:
+    """Return how much of its fall over a run a curve has done early in it; 0 if it never falls."""
+    early = curve[curve.index <= EARLY * curve.index[-1]]
+    if early.empty:
+        return 0.0
+    whole = float(curve.iloc[0] - curve.iloc[-1])
+    return float(curve.iloc[0] - early.iloc[-1]) / whole if whole > 0 else 0.0

@@ -5,6 +5,7 @@ from analysis.figures.density import plot_density
 from analysis.figures.layers import plot_heatmap
 from analysis.figures.methods import plot_methods
 from analysis.figures.overview import plot_record
+from analysis.figures.regime import plot_regime, plot_reset_gain
 from analysis.figures.scaling import plot_forgetting, plot_saturation
 from analysis.figures.speedup import plot_speedup, plot_speedup_grid
 from analysis.figures.sweeps import (
@@ -26,6 +27,8 @@ __all__ = [
     "plot_mass_curve",
     "plot_methods",
     "plot_record",
+    "plot_regime",
+    "plot_reset_gain",
     "plot_saturation",
     "plot_speedup",
     "plot_speedup_grid",

@@ -11,11 +11,13 @@ from matplotlib.figure import Figure
 from analysis import figures
 from analysis.labels import bits_label
 from analysis.load import spectrum
+from analysis.resets import regime
 from analysis.style import figure_style, save_figure
 from spectra.errors import UsageError
 from spectra.record.spectrum import Spectrum
 
 FIGURES = "figures"
+FEW = 4  # settings of resets, up to which the curves show them all
 ORDER = ("baseline", "winq", "reset", "noise")
 Drawn = tuple[str, str, Figure, list[Spectrum]]
 
@@ -38,6 +40,7 @@ def draw(
             caption = "Where WinQ first has the baseline's last loss."
             with suppress(UsageError):  # no seed in common
                 drawn.append(("speedup", caption, figures.plot_speedup_grid(runs), []))
+        drawn += _regime(runs)
     if records is not None:
         drawn += _record_figures(records)
     written = []
@@ -45,6 +48,21 @@ def draw(
         paths = save_figure(figure, root / FIGURES / name, spectra, formats=("png", "svg"))
         written.append((next(p for p in paths if p.suffix == ".png"), caption))
     return written
+
+
+def _regime(runs: pd.DataFrame) -> list[Drawn]:
+    """Return the maps of the lead, where there is more than one setting of the resets."""
+    with suppress(UsageError, KeyError):  # no resets, or no losses
+        table = regime(runs)
+        if table[["reset_every", "reset_fraction"]].drop_duplicates().shape[0] > FEW:
+            return [
+                (f"regime_{value}", caption, figures.plot_regime(runs, value), [])
+                for value, caption in (
+                    ("end", "Held-out loss at the end less the baseline's, mean over seeds."),
+                    ("middle", "The same in the middle third of the run."),
+                )
+            ]
+    return []
 
 
 def _record_figures(records: pd.DataFrame) -> list[Drawn]:

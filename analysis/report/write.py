@@ -8,6 +8,7 @@ it. The same results give the same file. Each number in the table of records car
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -19,9 +20,10 @@ from analysis.report import sections
 from analysis.report.commands import commands
 from analysis.report.drawings import FIGURES, draw
 from analysis.report.paths import shorter
+from analysis.resets import regime
 from analysis.tables import write_csv
 from analysis.training import load_training
-from spectra.errors import RecordError, SpectraError
+from spectra.errors import RecordError, SpectraError, UsageError
 from spectra.record import write_atomically
 from spectra.record.spectrum import Spectrum
 
@@ -91,9 +93,13 @@ def _tables(
     found: list[Claim],
 ) -> list[Path]:
     written = []
+    leads = None
+    with suppress(UsageError, KeyError):  # no run with a baseline, or no losses
+        leads = None if training is None else regime(training)
     for name, frame in (
         ("records", records),
         ("training", training),
+        ("regime", leads),
         ("claims", claims_table(found)),
     ):
         if frame is not None:

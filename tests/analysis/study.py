@@ -22,9 +22,11 @@ def write_spectrum(
     surface: str = "ste",
     toward_grid: float | None = None,
     steps: int = 60,
+    probe_seed: int | None = None,
 ) -> None:
     """Estimate `operator` and save the record as that of a checkpoint."""
-    spec = spectra.slq(operator, lanczos_steps=steps, seed=seed, progress=False)
+    probes = seed if probe_seed is None else probe_seed
+    spec = spectra.slq(operator, lanczos_steps=steps, seed=probes, progress=False)
     meta: dict[str, Any] = dict(spec.metadata)
     meta["checkpoint"] = {
         "path": f"runs/{method}-{seed}/checkpoint-{step}",

@@ -76,6 +76,11 @@ def test_a_seed_that_never_reaches_the_loss_is_not_left_out() -> None:
         ({"reset_fraction": 0.0, "noise_std": 0.0}, "baseline"),
         ({"reset_fraction": 0.8, "noise_std": 0.001}, "winq-f0.8"),
         ({"reset_fraction": 0.4, "noise_std": 0.004}, "winq-s0.004"),
+        ({"reset_every": 80, "max_steps": 240}, "winq"),
+        ({"reset_every": 24, "max_steps": 240}, "winq-k24"),
+        ({"reset_every": 24, "max_steps": None}, "winq"),
+        ({"reset_from": 120.0, "reset_until": 200, "noise_std": 0}, "reset-from120-until200"),
+        ({"reset_fraction": 0, "reset_every": 24, "max_steps": 240}, "noise"),
     ],
 )
 def test_cells_of_the_factorial_design(settings: dict[str, Any], name: str) -> None:
@@ -203,6 +208,40 @@ def test_runs_that_cannot_be_told_apart_or_end_elsewhere_are_left_out_and_named(
     found = {c.key: c for c in analysis.claims(None, short)}
     assert found["winq_lower"].seeds == (1, 2)
     assert "step 4, the other at step 2" in found["winq_lower"].notes[0]
+
+
+def test_a_baseline_that_learns_nothing_leaves_nothing_to_reach_sooner() -> None:
+    frame = logs()
+    frame["eval_loss"] = 8.0 - frame["eval_loss"]
+    found = {c.key: c for c in analysis.claims(None, frame)}
+    assert found["winq_sooner"].values == ()
+    assert "ends no lower than it began" in found["winq_sooner"].notes[0]
+    assert found["winq_lower"].verdict == "contradicted"  # of these mirrored losses
+
+
+def test_other_settings_are_held_against_the_usual_one() -> None:
+    frame = logs()
+    other = frame[frame["method"] == "winq"].copy()
+    other[["path", "method"]] = other["path"] + "-f", "winq-f0.8"
+    other["eval_loss"] += 0.05 * (other["step"] == 4)
+    claim = {c.key: c for c in analysis.claims(None, pd.concat([frame, other]))}[
+        "ablation_winq-f0.8"
+    ]
+    assert claim.verdict == "reproduced"
+    assert claim.mean is not None
+    assert claim.mean[0] == pytest.approx(0.05)
+    assert "with a reset fraction of 0.8" in claim.statement
+
+
+@pytest.mark.parametrize(
+    ("gradient", "verdict"),
+    [((4.0, 1.0, 1.0, 1.0, 1.0), "reproduced"), ((4.0, 4.0, 4.0, 4.0, 1.0), "contradicted")],
+)
+def test_a_gradient_that_falls_before_the_loss(gradient: tuple[float, ...], verdict: str) -> None:
+    frame = logs()
+    frame["grad_weight_ratio"] = [gradient[step] for step in frame["step"]]
+    found = {c.key: c for c in analysis.claims(None, frame)}
+    assert found["gradient_early"].verdict == verdict
 
 
 def test_settings_are_not_mixed_in_training() -> None:

@@ -1,0 +1,74 @@
+"""Claims on the settings of WinQ: runs with one setting changed, held against WinQ's usual one."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from analysis.claims.curves import curves, last, over_seeds, paired
+from analysis.claims.rules import Claim
+from analysis.labels import NOISE, RESET
+
+USUAL = "winq"
+# What the paper's ablation says of other settings (1 bit, 1B, perplexity; 15.3 with the usual).
+PAPER = {
+    "noise": "16.5 against 15.3 without resets",
+    "winq-f0.2": "15.5 against 15.3",
+    "winq-f0.8": "16.0 against 15.3",
+    "reset": "16.0 against 15.3 without noise",
+    "winq-s0.004": "18.5 against 15.3",
+}
+WORDS = {
+    "noise": "noise alone",
+    "reset": "resets alone",
+    "f": "a reset fraction of {}",
+    "s": "noise of {}",
+}
+
+
+def ablations(mine: pd.DataFrame, bits: float, words: str) -> list[Claim]:
+    """Return the claims that the usual setting ends lower than each other one there is."""
+    usual, twice = curves(mine, USUAL)
+    found = []
+    names = sorted(set(mine["method"].dropna()))
+    for name in names:
+        if name not in ("noise", "reset") and not name.startswith(f"{USUAL}-"):
+            continue
+        other, more = curves(mine, name)
+        pairs, notes = paired(usual, other)
+        if not pairs:
+            continue
+        found.append(
+            over_seeds(
+                {seed: last(b) - last(a) for seed, ((a, _), (b, _)) in pairs.items()},
+                1,
+                key=f"ablation_{name}",
+                statement=f"WinQ ends lower with its usual setting (f = {RESET:g}, σ = {NOISE:g}, "
+                f"a reset each third) than with {spelled(name)}",
+                paper=PAPER.get(name, ""),
+                w_bits=bits,
+                setting=words,
+                quantity="difference of final held-out losses, nats",
+                notes=tuple([*notes, *twice, *more]),
+                sources=tuple(path for pair in pairs.values() for _, path in pair),
+            )
+        )
+    return found
+
+
+def spelled(name: str) -> str:
+    """Return a method's name in words: "a reset fraction of 0.8", "resets every 24 steps"."""
+    if name in WORDS:
+        return WORDS[name]
+    parts = []
+    for part in name.split("-")[1:]:
+        for key, form in (
+            ("from", "none before step {}"),
+            ("until", "none after step {}"),
+            ("f", WORDS["f"]),
+            ("s", WORDS["s"]),
+            ("k", "resets every {} steps"),
+        ):
+            if part.startswith(key):
+                parts.append(form.format(part[len(key) :]))
+                break
+    return ", ".join(parts) or name

@@ -1,0 +1,131 @@
+"""Claims on one reset of a checkpoint, scales frozen: what it changes at that instant.
+
+A reset W ← (1−f)W + fQ(W) with frozen scales leaves Q(W) as it is. So the surface `quantized`
+cannot change at all, and `ste`, M ∇²L(Q(W)) M, only through the clip mask M, which keeps every
+clipped weight clipped for f < 1 where the grid's outer levels are the clip values (1, 3 and 4
+bits); only the grids of 1.58 and 2 bits have outer levels inside. `latent` is the Hessian at other
+weights.
+
+That nothing changes is seen on the Lanczos coefficients themselves: from the same start vector
+equal operators give equal coefficients, to the error of the products.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from analysis.claims.facts import Fact
+from analysis.claims.pairs import Pairs, along, compared
+from analysis.claims.rules import Claim, Interval, verdict_of_spectra
+from analysis.labels import RESET
+from spectra.record.spectrum import Spectrum
+
+ONLY_MASK = (
+    "with frozen scales a reset moves weights within their cells, so that nothing but the clip "
+    "mask can change here"
+)
+SAME_BATCHES = ("seed", "num_probes", "probe_kind", "probe_space")
+
+
+def claims_on_resets(facts: list[Fact], bits: float) -> list[Claim]:
+    """Return the claims on resets of the last baseline checkpoint, on each surface there is."""
+    found = []
+    for surface in ("ste", "quantized", "latent"):
+        pairs = _pairs(facts, surface)
+        if not pairs:
+            continue
+        fraction = next(iter(pairs.values()))[1].toward
+        notes = () if surface == "latent" else (ONLY_MASK,)
+        common = f"(surface {surface}, scales frozen)"
+        found += [
+            compared(
+                pairs,
+                "spectral_norm",
+                1,
+                key=f"reset_{surface}",
+                statement=f"A reset of {fraction:g} raises the eigenvalues {common}",
+                paper="max |λ| +84 % at 0.4, 2 bits",
+                w_bits=bits,
+                notes=notes,
+            ),
+            compared(
+                pairs,
+                "near_zero_resolved",
+                -1,
+                key=f"reset_near_zero_{surface}",
+                statement=f"A reset of {fraction:g} leaves fewer eigenvalues near zero {common}",
+                paper="0.65 → 0.57 at 0.4, 2 bits",
+                w_bits=bits,
+                notes=notes,
+            ),
+        ]
+        if surface != "latent":
+            found.append(_unchanged(pairs, bits, surface))
+    return found
+
+
+def _pairs(facts: list[Fact], surface: str) -> Pairs:
+    """Return for each seed the last baseline checkpoint as it is, and moved toward the grid."""
+    pairs = {}
+    for seed, series in along(facts, "baseline").items():
+        last = series[-1]
+        there = [
+            fact
+            for fact in facts
+            if (fact.method, fact.seed, fact.step, fact.surface)
+            == (last.method, seed, last.step, surface)
+        ]
+        still = next((f for f in there if not f.toward), None)
+        nearer = min(
+            (f for f in there if f.toward),
+            key=lambda f: abs((f.toward or 0.0) - RESET),
+            default=None,
+        )
+        if still is not None and nearer is not None:
+            pairs[seed] = (still, nearer)
+    return pairs
+
+
+def _unchanged(pairs: Pairs, bits: float, surface: str) -> Claim:
+    values, seeds, sources = [], [], []
+    for seed, (still, moved) in pairs.items():
+        change = coefficient_change(still.spectrum, moved.spectrum)
+        if change is not None:
+            values.append(change)
+            seeds.append(seed)
+            sources += [still.path, moved.path]
+    return Claim(
+        key=f"reset_unchanged_{surface}",
+        statement=f"A reset leaves the spectrum as it is (surface {surface}, scales frozen)",
+        paper="ours, against the paper",
+        w_bits=bits,
+        quantity="largest change of a Lanczos coefficient, less δ",
+        values=tuple(values),
+        seeds=tuple(seeds),
+        side=-1,
+        verdict=verdict_of_spectra(values, -1),
+        notes=(ONLY_MASK,),
+        sources=tuple(sources),
+    )
+
+
+def coefficient_change(a: Spectrum, b: Spectrum) -> Interval | None:
+    """Return the largest change of a Lanczos coefficient less the product error, None if unknown.
+
+    Runs from different start vectors cannot be held against each other. Where a mask changes so
+    does the start vector, which has no masked coordinates, and the change is large.
+    """
+    settings = [one.metadata.get("estimator", {}) for one in (a, b)]
+    if a.alphas.shape[:2] != b.alphas.shape[:2] or any(
+        settings[0].get(key) != settings[1].get(key) for key in SAME_BATCHES
+    ):
+        return None
+    steps = int(min(a.steps.min(), b.steps.min()))
+    if steps == 0:
+        return None
+    change = max(
+        float(np.abs(x[..., :steps] - y[..., :steps]).max())
+        for x, y in ((a.alphas, b.alphas), (a.betas, b.betas))
+    )
+    beyond = change - max(a.measure.product_error, b.measure.product_error)
+    return beyond, beyond, beyond

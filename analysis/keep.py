@@ -1,0 +1,90 @@
+"""What of a study is kept: records and logs, no weights (`python -m analysis.keep RESULTS KEPT`).
+
+A results directory holds checkpoints; what tables, figures and the report are made from is a small
+part of it: of each record `spectrum.npz` (its metadata is in it), of each run the Trainer's log and
+the summary, of a study what was asked. They are copied to the same places below KEPT, so that
+`spectra report KEPT` says what `spectra report RESULTS` says. Unfinished records are not kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from analysis.training import LARGEST, STATE, SUMMARY
+from spectra.errors import RecordError, SpectraError
+from spectra.record import load, write_atomically
+from spectra.record.files import ARRAYS
+from spectra.record.jsonfile import read_json
+
+STUDY = "study.json"
+LOGGED = ("best_metric", "epoch", "global_step", "max_steps", "log_history")
+
+
+def keep(results: str | os.PathLike[str], directory: str | os.PathLike[str]) -> list[Path]:
+    """Copy what reports are made from, and return the files written.
+
+    Args:
+        results: Directory with records and training runs at any depth.
+        directory: Where they are kept; files of the same name are replaced.
+
+    Raises:
+        RecordError: If there is nothing to keep, or a file cannot be read or written.
+    """
+    root, target = Path(results).resolve(), Path(directory).resolve()
+    if target.is_relative_to(root):
+        raise RecordError(f"{str(target)!r} lies in {str(root)!r}; keep results elsewhere.")
+    written = []
+    for folder, below, names in os.walk(root):
+        below[:] = sorted(name for name in below if not name.startswith("checkpoint-"))
+        place = target / Path(folder).relative_to(root)
+        for name in sorted(set(names) & {ARRAYS, STATE, SUMMARY, STUDY}):
+            content = _content(Path(folder, name))
+            if content is not None:
+                try:
+                    place.mkdir(parents=True, exist_ok=True)
+                    write_atomically(place / name, content)
+                except OSError as error:
+                    raise RecordError(
+                        f"{str(place / name)!r} cannot be written: {error.strerror}."
+                    ) from None
+                written.append(place / name)
+    if not written:
+        raise RecordError(f"{str(root)!r} holds neither records nor training runs.")
+    return written
+
+
+def _content(path: Path) -> bytes | None:
+    """Return what is kept of a file, None of a record that is not complete."""
+    if path.name == ARRAYS:
+        return path.read_bytes() if load(path.parent).complete else None
+    if path.name == STUDY:
+        return path.read_bytes()
+    try:
+        found = read_json(path, largest=LARGEST)
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{str(path)!r} cannot be read: {error}.") from None
+    if path.name == STATE:
+        found = {key: found[key] for key in LOGGED if key in found}
+    return json.dumps(found, separators=(",", ":")).encode() + b"\n"
+
+
+def main() -> int:
+    """Keep what the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("results", help="Directory of a study.")
+    parser.add_argument("directory", help="Where its records and logs are kept.")
+    asked = parser.parse_args()
+    try:
+        written = keep(asked.results, asked.directory)
+    except SpectraError as error:
+        parser.exit(1, f"keep: {error}\n")
+    size = sum(path.stat().st_size for path in written)
+    print(f"{len(written)} files, {size / 1e6:.1f} MB, in {asked.directory}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

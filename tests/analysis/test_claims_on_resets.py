@@ -1,0 +1,97 @@
+"""Claims on one reset: that nothing changes, and a start that all runs share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import analysis
+from spectra.linalg import SymmetricOperator
+from tests.analysis.study import write_spectrum
+
+DIM = 2000
+
+
+def matrix(values: torch.Tensor) -> SymmetricOperator:
+    return SymmetricOperator.from_matvec(lambda v: values * v, DIM, dtype=torch.float64)
+
+
+def ramp(top: float) -> torch.Tensor:
+    return torch.linspace(-1, top, DIM, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("moved", "verdict"), [(2.0, "reproduced"), (2.0 + 1e-6, "contradicted"), (3.0, "contradicted")]
+)
+def test_equal_operators_are_told_from_nearly_equal_ones(
+    tmp_path: Path, moved: float, verdict: str
+) -> None:
+    for seed in range(3):
+        for surface in ("ste", "latent"):
+            for fraction, top in ((None, 2.0), (0.4, moved)):
+                write_spectrum(
+                    tmp_path / f"{surface}-{seed}-{fraction}",
+                    matrix(ramp(top)),
+                    method="baseline",
+                    seed=seed,
+                    step=10,
+                    surface=surface,
+                    toward_grid=fraction,
+                )
+    found = {c.key: c for c in analysis.claims(analysis.load(tmp_path))}
+    assert found["reset_unchanged_ste"].verdict == verdict
+    assert found["reset_unchanged_ste"].seeds == (0, 1, 2)
+    assert "reset_unchanged_latent" not in found  # other weights, another Hessian
+    resolved = "reproduced" if moved == 3.0 else "not resolved"
+    assert found["reset_latent"].verdict == resolved
+
+
+def test_runs_from_other_start_vectors_say_nothing_about_equality(tmp_path: Path) -> None:
+    write_spectrum(tmp_path / "a", matrix(ramp(2.0)), method="baseline", seed=0, step=10)
+    write_spectrum(
+        tmp_path / "b", matrix(ramp(2.0)), method="baseline", seed=0, step=10, toward_grid=0.4,
+        probe_seed=7,
+    )  # fmt: skip
+    found = {c.key: c for c in analysis.claims(analysis.load(tmp_path))}
+    assert found["reset_unchanged_ste"].values == ()
+    assert found["reset_unchanged_ste"].verdict == "not measured"
+
+
+def test_a_start_recorded_once_is_that_of_every_run(tmp_path: Path) -> None:
+    for seed in range(3):
+        for step, top in ((0, 2.0), (10, 1.0)):
+            if seed == 0 or step:
+                write_spectrum(
+                    tmp_path / f"{seed}-{step}",
+                    matrix(ramp(top)),
+                    method="baseline",
+                    seed=seed,
+                    step=step,
+                )
+    found = {c.key: c for c in analysis.claims(analysis.load(tmp_path))}
+    falls = found["magnitude_falls"]
+    assert (falls.seeds, falls.verdict) == ((0, 1, 2), "reproduced")
+    first, last = (float(np.sqrt(np.mean(ramp(top).numpy() ** 2))) for top in (2.0, 1.0))
+    for _, lower, upper in falls.values:
+        assert lower <= last - first <= upper
+
+
+def test_the_share_near_zero_is_held_against_what_the_paper_has(tmp_path: Path) -> None:
+    pile = torch.linspace(-1, 2, DIM, dtype=torch.float64)
+    for share, verdict in ((0.7, "reproduced"), (0.1, "contradicted")):
+        values = pile.clone()
+        values[: int(share * DIM)] = 0.0
+        for seed in range(3):
+            write_spectrum(
+                tmp_path / f"{share}/{seed}",
+                matrix(values),
+                method="baseline",
+                seed=seed,
+                step=10,
+                steps=200,
+            )
+        found = {c.key: c for c in analysis.claims(analysis.load(tmp_path / str(share)))}
+        assert found["near_zero_share"].verdict == verdict
