@@ -222,7 +222,8 @@ def test_a_baseline_that_learns_nothing_leaves_nothing_to_reach_sooner() -> None
 def test_other_settings_are_held_against_the_usual_one() -> None:
     frame = logs()
     other = frame[frame["method"] == "winq"].copy()
-    other[["path", "method"]] = other["path"] + "-f", "winq-f0.8"
+    other["path"] = other["path"] + "-f"
+    other["method"] = "winq-f0.8"
     other["eval_loss"] += 0.05 * (other["step"] == 4)
     claim = {c.key: c for c in analysis.claims(None, pd.concat([frame, other]))}[
         "ablation_winq-f0.8"
