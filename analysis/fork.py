@@ -40,9 +40,9 @@ def forked(records: pd.DataFrame, other: str, base: str = "baseline") -> pd.Data
     """
     rows: list[dict[str, Any]] = []
     for group in groups(records)[0]:
-        there = {f.place: f for f in group.facts if not f.toward}
+        there = {f.place: f for f in group.facts if not (f.toward or f.penalty)}
         for fact in group.facts:
-            if fact.method == other and not fact.toward:
+            if fact.method == other and not (fact.toward or fact.penalty):
                 place = (fact.bits, base, *fact.place[2:])
                 if place in there:
                     rows += _rows(there[place], fact)

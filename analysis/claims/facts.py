@@ -31,12 +31,16 @@ class Fact:
     step: int
     surface: str
     toward: float | None
+    penalty: float | None
     setting: tuple[tuple[str, str], ...]
 
     @property
     def place(self) -> tuple[Any, ...]:
         """What two records of one group cannot have in common."""
-        return self.bits, self.method, self.seed, self.step, self.surface, self.toward
+        return (
+            *(self.bits, self.method, self.seed, self.step, self.surface),
+            *(self.toward, self.penalty),
+        )
 
 
 @dataclass(frozen=True)
@@ -90,8 +94,8 @@ def _unusable(one: Spectrum) -> str:
         return "no finished probe"
     if not one.measure.spherical:
         return "probes that serve traces only"
-    if known(point.get("noisy_weights")) or known(point.get("proximal")):
-        return "evaluated at noisy weights or with a penalty"
+    if known(point.get("noisy_weights")):
+        return "evaluated at noisy weights"
     return ""
 
 
@@ -107,6 +111,7 @@ def _fact(path: str, one: Spectrum) -> Fact:
         step=int(checkpoint.get("step") or 0),
         surface=str(one.metadata.get("surface")),
         toward=section(one.metadata, "point").get("toward_grid"),
+        penalty=section(one.metadata, "point").get("proximal"),
         setting=tuple((setting_of(one) | _schedule(recipe)).items()),
     )
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from analysis.claims.facts import Fact, groups
 from analysis.claims.pairs import Pairs, along, compared
+from analysis.claims.penalty import claims_on_penalties
 from analysis.claims.resets import claims_on_resets
 from analysis.claims.rules import Claim, Interval, variant, verdict_of_spectra
 from spectra.record.spectrum import Spectrum
@@ -48,11 +49,14 @@ def _claims(facts: list[Fact]) -> list[Claim]:
     found: list[Claim] = []
     widths = sorted({fact.bits for fact in facts})
     for bits in widths:
-        mine = [fact for fact in facts if fact.bits == bits]
+        every = [fact for fact in facts if fact.bits == bits]
+        mine = [fact for fact in every if not fact.penalty]
         found += _at_the_end(mine, bits)
         found += _along_training(mine, bits)
         found += claims_on_resets(mine, bits)
+        found += claims_on_penalties(every, bits)
         found += _methods(mine, bits)
+    facts = [fact for fact in facts if not fact.penalty]
     return found + _across_widths(facts, widths)
 
 

@@ -21,6 +21,7 @@ def write_spectrum(
     bits: float | None = 2.0,
     surface: str = "ste",
     toward_grid: float | None = None,
+    proximal: float | None = None,
     steps: int = 60,
     probe_seed: int | None = None,
 ) -> None:
@@ -42,6 +43,6 @@ def write_spectrum(
         "toward_grid": toward_grid,
         "rederived_scales": None,
         "noisy_weights": None,
-        "proximal": None,
+        "proximal": proximal,
     }
     record.save(dataclasses.replace(spec, metadata=meta), place)

@@ -95,3 +95,25 @@ def test_the_share_near_zero_is_held_against_what_the_paper_has(tmp_path: Path) 
             )
         found = {c.key: c for c in analysis.claims(analysis.load(tmp_path / str(share)))}
         assert found["near_zero_share"].verdict == verdict
+
+
+@pytest.mark.parametrize(("added", "verdict"), [(5.0, "reproduced"), (5.001, "contradicted")])
+def test_a_penalty_is_a_shift_and_nothing_else(tmp_path: Path, added: float, verdict: str) -> None:
+    for seed in range(3):
+        for gamma, values in ((None, ramp(2.0)), (5.0, ramp(2.0) + added)):
+            write_spectrum(
+                tmp_path / f"{seed}-{gamma}",
+                matrix(values),
+                method="baseline",
+                seed=seed,
+                step=10,
+                surface="latent",
+                proximal=gamma,
+            )
+        write_spectrum(
+            tmp_path / f"ste-{seed}", matrix(ramp(2.0)), method="baseline", seed=seed, step=10
+        )
+    found = {c.key: c for c in analysis.claims(analysis.load(tmp_path))}
+    assert found["penalty_latent"].verdict == verdict
+    assert "γ = 5 " in found["penalty_latent"].statement
+    assert found["saddle"].verdict == "reproduced"  # of the loss itself, not of the penalized one
