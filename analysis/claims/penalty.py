@@ -57,7 +57,7 @@ def claims_on_penalties(facts: list[Fact], bits: float) -> list[Claim]:
 
 
 def shift_beyond(plain: Spectrum, penalized: Spectrum, gamma: float) -> Interval | None:
-    """Return how far Lanczos coefficients are from a shift by γ, less what rounding allows; None if not comparable."""
+    """Return how far coefficients are from a shift by γ, less what rounding allows."""
     steps = same_start(plain, penalized)
     if not steps:
         return None

@@ -112,7 +112,7 @@ def _unchanged(pairs: Pairs, bits: float, surface: str) -> Claim:
 
 
 def coefficient_change(a: Spectrum, b: Spectrum) -> Interval | None:
-    """Return the largest change of a Lanczos coefficient less what rounding allows, None if unknown.
+    """Return the largest change of a coefficient less what rounding allows, None if unknown.
 
     Runs from different start vectors cannot be held against each other. Where a mask changes so
     does the start vector, which has no masked coordinates, and the change is large.
