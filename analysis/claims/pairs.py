@@ -45,7 +45,7 @@ def quantities(a: str, b: str) -> dict[str, Interval]:
 
 def compared(pairs: Pairs, quantity: str, side: int, **claim: Any) -> Claim:
     """Return the claim that B − A of a quantity lies on a side, for each seed's pair (A, B)."""
-    values, seeds, sources = [], [], []
+    values, sources = {}, []
     notes = list(claim.pop("notes", ()))
     for seed, (a, b) in pairs.items():
         try:
@@ -55,16 +55,26 @@ def compared(pairs: Pairs, quantity: str, side: int, **claim: Any) -> Claim:
             notes.append(f"seed {seed} left out: {a.path} against {b.path}: {error}")
             continue
         if found is not None and not all(math.isnan(x) for x in found):
-            values.append(found)
-            seeds.append(seed)
+            values[seed] = found
             sources += [a.path, b.path]
+    return on_spectra(values, side, quantity=quantity, notes=notes, sources=sources, **claim)
+
+
+def on_spectra(
+    values: dict[int, Interval],
+    side: int,
+    *,
+    sources: Iterable[str],
+    notes: Iterable[str] = (),
+    **claim: Any,
+) -> Claim:
+    """Return the claim that a quantity lies on a side of zero, with an interval for each seed."""
     return Claim(
         **claim,
-        quantity=quantity,
         side=side,
-        values=tuple(values),
-        seeds=tuple(seeds),
-        verdict=verdict_of_spectra(values, side),
+        values=tuple(values.values()),
+        seeds=tuple(values),
+        verdict=verdict_of_spectra(list(values.values()), side),
         notes=tuple(notes),
         sources=tuple(sources),
     )

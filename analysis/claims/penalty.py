@@ -14,8 +14,9 @@ from __future__ import annotations
 import numpy as np
 
 from analysis.claims.facts import Fact
+from analysis.claims.pairs import on_spectra
 from analysis.claims.resets import allowed, same_start
-from analysis.claims.rules import Claim, Interval, verdict_of_spectra
+from analysis.claims.rules import Claim, Interval
 from spectra.record.spectrum import Spectrum
 
 
@@ -24,33 +25,30 @@ def claims_on_penalties(facts: list[Fact], bits: float) -> list[Claim]:
     found = []
     for surface in ("ste", "latent"):
         plain = {f.place: f for f in facts if f.surface == surface and not f.penalty}
-        values, seeds, sources, strengths = [], [], [], set()
+        values, sources, strengths = {}, [], set()
         for fact in facts:
             partner = plain.get((*fact.place[:-1], None))
             if fact.surface != surface or not fact.penalty or partner is None:
                 continue
             beyond = shift_beyond(partner.spectrum, fact.spectrum, fact.penalty)
             if beyond is not None:
-                values.append(beyond)
-                seeds.append(fact.seed)
+                values[fact.seed] = beyond
                 strengths.add(fact.penalty)
                 sources += [partner.path, fact.path]
         if values:
             shown = ", ".join(f"{gamma:g}" for gamma in sorted(strengths))
             found.append(
-                Claim(
+                on_spectra(
+                    values,
+                    -1,
                     key=f"penalty_{surface}",
                     statement=f"A penalty γ/2 ‖W − Q(W)‖² shifts the spectrum by γ = {shown} and "
                     f"changes nothing else (surface {surface})",
                     paper="Hessian gains γI",
                     w_bits=bits,
                     quantity="largest change of a Lanczos coefficient beyond γ, less 10 δ",
-                    values=tuple(values),
-                    seeds=tuple(seeds),
-                    side=-1,
-                    verdict=verdict_of_spectra(values, -1),
                     notes=("of the penalized loss; the Hessian of the loss itself has no such γI",),
-                    sources=tuple(sources),
+                    sources=sources,
                 )
             )
     return found

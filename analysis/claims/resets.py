@@ -15,8 +15,8 @@ from __future__ import annotations
 import numpy as np
 
 from analysis.claims.facts import Fact
-from analysis.claims.pairs import Pairs, along, compared
-from analysis.claims.rules import Claim, Interval, verdict_of_spectra
+from analysis.claims.pairs import Pairs, along, compared, on_spectra
+from analysis.claims.rules import Claim, Interval
 from analysis.labels import RESET
 from spectra.record.spectrum import Spectrum
 
@@ -89,25 +89,22 @@ def _pairs(facts: list[Fact], surface: str) -> Pairs:
 
 
 def _unchanged(pairs: Pairs, bits: float, surface: str) -> Claim:
-    values, seeds, sources = [], [], []
+    values, sources = {}, []
     for seed, (still, moved) in pairs.items():
         change = coefficient_change(still.spectrum, moved.spectrum)
         if change is not None:
-            values.append(change)
-            seeds.append(seed)
+            values[seed] = change
             sources += [still.path, moved.path]
-    return Claim(
+    return on_spectra(
+        values,
+        -1,
         key=f"reset_unchanged_{surface}",
         statement=f"A reset leaves the spectrum as it is (surface {surface}, scales frozen)",
         paper="ours, against the paper",
         w_bits=bits,
         quantity="largest change of a Lanczos coefficient, less 10 δ",
-        values=tuple(values),
-        seeds=tuple(seeds),
-        side=-1,
-        verdict=verdict_of_spectra(values, -1),
         notes=(ONLY_MASK,),
-        sources=tuple(sources),
+        sources=sources,
     )
 
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 import pandas as pd
 
 from analysis.claims.facts import Fact, groups
-from analysis.claims.pairs import Pairs, along, compared
+from analysis.claims.pairs import Pairs, along, compared, on_spectra
 from analysis.claims.penalty import claims_on_penalties
 from analysis.claims.resets import claims_on_resets
-from analysis.claims.rules import Claim, Interval, variant, verdict_of_spectra
+from analysis.claims.rules import Claim, Interval, variant
 from spectra.record.spectrum import Spectrum
 
 BEYOND, WITHIN = 0.4, 1.5e-3  # the paper's share of eigenvalues near zero, and its threshold
@@ -95,17 +95,15 @@ def _of_one(
     quantity: str,
 ) -> Claim:
     """Return the claim that a quantity of one record a seed is positive."""
-    values = tuple(measure(fact.spectrum) for fact in ends.values())
-    return Claim(
+    return on_spectra(
+        {seed: measure(fact.spectrum) for seed, fact in ends.items()},
+        1,
         key=key,
         statement=statement,
         paper=paper,
         w_bits=bits,
         quantity=quantity,
-        values=values,
-        seeds=tuple(ends),
-        verdict=verdict_of_spectra(values, 1),
-        sources=tuple(fact.path for fact in ends.values()),
+        sources=[fact.path for fact in ends.values()],
     )
 
 
