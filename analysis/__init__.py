@@ -1,6 +1,6 @@
 """From many records to tables and figures: pandas and matplotlib, no torch and no model."""
 
-from analysis.claims import Claim, claims, claims_table
+from analysis.claims import Claim, claims, claims_table, verdicts
 from analysis.comparison import Comparison, compare
 from analysis.figures import (
     plot_cdf_band,
@@ -85,5 +85,6 @@ __all__ = [
     "summary_lines",
     "table",
     "table_text",
+    "verdicts",
     "write_report",
 ]

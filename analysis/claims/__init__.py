@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.claims.rules import SEEDS, VERDICTS, Claim
 from analysis.claims.spectra import claims_on_spectra
-from analysis.claims.table import claims_table, measured, quantity
+from analysis.claims.table import claims_table, measured, quantity, verdicts
 from analysis.claims.training import claims_on_training
 from analysis.load import RecordWarning
 
@@ -24,6 +24,7 @@ __all__ = [
     "collect",
     "measured",
     "quantity",
+    "verdicts",
 ]
 
 

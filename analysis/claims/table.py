@@ -40,6 +40,40 @@ def claims_table(found: Iterable[Claim]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(rows[0]) if rows else ["claim"])
 
 
+def verdicts(found: Iterable[Claim]) -> pd.DataFrame:
+    """Return the verdicts with a row for each claim and a column for each width.
+
+    A cell is the verdict and what was measured: the mean over the seeds where there is one, else
+    the range of the seeds' values. Claims on several widths at once are in the column "all".
+    """
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    widths: set[float] = set()
+    for claim in found:
+        column = "all" if claim.w_bits is None else f"{claim.w_bits:g}"
+        widths |= set() if claim.w_bits is None else {claim.w_bits}
+        cells = rows.setdefault((claim.statement, claim.setting), {})
+        cells[column] = f"{claim.verdict}: {_short(claim)}" if claim.values else claim.verdict
+    columns = [f"{width:g}" for width in sorted(widths)]
+    if any("all" in cells for cells in rows.values()):
+        columns.append("all")
+    return pd.DataFrame(
+        [
+            {"claim": statement, "setting": setting}
+            | {column: cells.get(column, "") for column in columns}
+            for (statement, setting), cells in rows.items()
+        ],
+        columns=["claim", "setting", *columns],
+    )
+
+
+def _short(claim: Claim) -> str:
+    if claim.mean is not None:
+        return _one(claim.mean)
+    middles = sorted(value[0] for value in claim.values)
+    low, high = ("never" if math.isinf(x) else _digits(x) for x in (middles[0], middles[-1]))
+    return low if low == high else f"{low} … {high}"
+
+
 def measured(claim: Claim) -> str:
     """Return the measured values with their intervals, one a seed, and their mean where known."""
     seeds = "; ".join(_one(value) for value in claim.values)

@@ -178,6 +178,18 @@ def test_claims_about_training() -> None:
     assert "−0.1" in table["measured"][0]
 
 
+def test_verdicts_side_by_side_for_the_widths(study: Path) -> None:
+    frame = logs()
+    both = pd.concat([frame, frame.assign(w_bits=4.0, path=frame["path"] + "-w4")])
+    table = analysis.verdicts(analysis.claims(analysis.load(study), both))
+    assert list(table.columns) == ["claim", "setting", "2", "4"]
+    lower = table.set_index("claim").loc["WinQ ends at a lower loss than the baseline"]
+    assert lower["2"] == lower["4"] == "reproduced: −0.1"
+    saddle = table[table["claim"].str.contains("saddle")].iloc[0]
+    assert saddle["2"].startswith("reproduced: 0.5")
+    assert saddle["4"] == ""
+
+
 def test_records_that_say_nothing_about_training_are_left_out(tmp_path: Path) -> None:
     write_spectrum(tmp_path / "float", matrix(1.0), method="baseline", seed=0, step=0, bits=None)
     assert analysis.claims(analysis.load(tmp_path)) == []
