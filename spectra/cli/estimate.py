@@ -18,7 +18,7 @@ from spectra.estimation import Request, estimate
 from spectra.estimation.pipeline import Opened, check, open_checkpoint
 from spectra.estimation.request import resolve
 from spectra.parallel import world
-from spectra.record import Spectrum
+from spectra.record import Spectrum, holding
 from spectra.record.doubts import DATA
 
 DESCRIPTION = """\
@@ -210,7 +210,8 @@ class _Sweep:
         )
         if message not in spectrum.metadata["warnings"]:
             spectrum.metadata["warnings"].append(message)
-            spectrum.save(output)
+            with holding(output):
+                spectrum.save(output)
             warnings.warn(message, NumericalWarning, stacklevel=2)
 
     def _tell(self, spectrum: Spectrum, output: Path, *, done: bool) -> None:
