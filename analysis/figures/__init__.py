@@ -2,6 +2,7 @@
 
 from analysis.figures.bands import plot_cdf_band, plot_mass_curve
 from analysis.figures.density import plot_density
+from analysis.figures.fork import plot_forked
 from analysis.figures.layers import plot_heatmap
 from analysis.figures.methods import plot_methods
 from analysis.figures.overview import plot_record
@@ -22,6 +23,7 @@ __all__ = [
     "plot_density",
     "plot_extremes",
     "plot_forgetting",
+    "plot_forked",
     "plot_grad_ratio",
     "plot_heatmap",
     "plot_mass_curve",

@@ -43,6 +43,11 @@ def test_differences_begin_where_the_runs_part(tmp_path: Path) -> None:
         assert row["lower"] <= truth <= row["upper"]
         assert row["a"] == pytest.approx(2.0, abs=1e-3)
     assert norm.loc[("latent", 20), "lower"] > 0.9
+    figure = analysis.plot_forked(found)
+    bars = figure.axes[0].containers
+    assert [len(bar.lines[0].get_xdata()) for bar in bars] == [2, 2]  # steps of each surface
+    with pytest.raises(UsageError, match="quantity='trace' is not in the table"):
+        analysis.plot_forked(found, "trace")
     with pytest.raises(UsageError, match="no records of baseline and cage"):
         analysis.forked(analysis.load(tmp_path), "cage")
 
