@@ -13,6 +13,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ INTEGERS = (
 )  # fmt: skip
 POINT = ("toward_grid", "rederived_scales", "noisy_weights", "proximal")
 TEXT_DTYPE: Any = "str" if int(pd.__version__.split(".")[0]) >= 3 else object
+KEPT = 2048  # records held in memory
 PART = ("per", "layer", "module", "weight_norm")
 ESTIMATES = ("lambda_min", "lambda_max", "mean_eigenvalue", "negative_mass")
 
@@ -74,7 +76,7 @@ def load(
     rows, damaged = [], []
     for place, name in places.items():
         try:
-            rows.append(_row(record.load(place), place, name, scope))
+            rows.append(_row(_loaded(place), place, name, scope))
         except SpectraError as error:
             damaged.append(place)
             warnings.warn(f"left out: {error}", RecordWarning, stacklevel=2)
@@ -87,15 +89,33 @@ def load(
 
 
 def spectrum(row: Any) -> Spectrum:
-    """Return the record behind a row of `load`, or behind a path, with its quadrature."""
+    """Return the record behind a row of `load`, or behind a path, with its quadrature.
+
+    It is shared by all who ask for the same file: to change it, `spectra.record.load` another.
+    """
     if isinstance(row, Spectrum):
         return row
     if isinstance(row, (str, os.PathLike)):
-        return record.load(Path(row))
+        return _loaded(Path(row))
     path = row.get("path") if isinstance(row, Mapping | pd.Series) else getattr(row, "path", None)
     if not isinstance(path, str):
         raise UsageError("this row has no 'path'; pass a row of analysis.load, or a path.")
-    return record.load(Path(path))
+    return _loaded(Path(path))
+
+
+def _loaded(place: Path) -> Spectrum:
+    """Return a record, the same object as long as its file is the same: reports ask many times."""
+    try:
+        found = (place / ARRAYS if place.is_dir() else place).stat()
+    except OSError:
+        return record.load(place)  # which says what is wrong
+    return _cached(place.absolute(), found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+@lru_cache(maxsize=KEPT)
+def _cached(place: Path, *version: int) -> Spectrum:
+    del version
+    return record.load(place)
 
 
 def find_records(roots: Iterable[str | os.PathLike[str]]) -> dict[Path, str]:
