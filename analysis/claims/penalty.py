@@ -46,7 +46,7 @@ def claims_on_penalties(facts: list[Fact], bits: float) -> list[Claim]:
                     f"changes nothing else (surface {surface})",
                     paper="Hessian gains γI",
                     w_bits=bits,
-                    quantity="largest change of a Lanczos coefficient beyond γ, less 10 δ",
+                    quantity="largest change of a Lanczos coefficient beyond γ, over 10 δ, less 1",
                     notes=("of the penalized loss; the Hessian of the loss itself has no such γI",),
                     sources=sources,
                 )
@@ -55,12 +55,12 @@ def claims_on_penalties(facts: list[Fact], bits: float) -> list[Claim]:
 
 
 def shift_beyond(plain: Spectrum, penalized: Spectrum, gamma: float) -> Interval | None:
-    """Return how far coefficients are from a shift by γ, less what rounding allows."""
+    """Return how far coefficients are from a shift by γ, over what rounding allows, less 1."""
     steps = same_start(plain, penalized)
     if not steps:
         return None
     a, b = (one.alphas[..., :steps] for one in (plain, penalized))
     c, d = (one.betas[..., :steps] for one in (plain, penalized))
     change = max(float(np.abs(b - a - gamma).max()), float(np.abs(d - c).max()))
-    beyond = change - allowed(plain, penalized)
+    beyond = change / allowed(plain, penalized) - 1
     return beyond, beyond, beyond

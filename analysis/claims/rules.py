@@ -26,7 +26,8 @@ of three resets. *Early* is the first quarter.
 usual setting ends lower than the other one; the rule is that on training.
 
 *That nothing changes* is claimed of two records where equal operators are predicted: it holds for a
-seed if the first Lanczos coefficients of the two agree to ten measured product errors.
+seed if the first Lanczos coefficients of the two agree to ten measured product errors. A claim
+that the same two records differ is contradicted by that, whatever the steps resolve.
 
 Nothing here is corrected for the number of claims and widths looked at.
 """

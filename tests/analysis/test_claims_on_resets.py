@@ -45,6 +45,8 @@ def test_equal_operators_are_told_from_nearly_equal_ones(
     assert found["reset_unchanged_ste"].verdict == verdict
     assert found["reset_unchanged_ste"].seeds == (0, 1, 2)
     assert "reset_unchanged_latent" not in found  # other weights, another Hessian
+    raised = {2.0: "contradicted", 2.0 + 1e-6: "not resolved", 3.0: "reproduced"}[moved]
+    assert found["reset_ste"].verdict == raised
     resolved = "reproduced" if moved == 3.0 else "not resolved"
     assert found["reset_latent"].verdict == resolved
 
