@@ -11,6 +11,7 @@ from spectra.checkpoint.locate import Location
 from spectra.checkpoint.quiet import first_line
 from spectra.errors import CheckpointError
 from spectra.record.jsonfile import read_json
+from spectra.record.names import check_name
 
 # Any one of these is a vocabulary; tokenizer_config.json alone is none.
 SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -50,6 +51,7 @@ def load_tokenizer(
 
     Raises:
         CheckpointError: If it is asked for and missing, or its files cannot be read.
+        UsageError: If no library can open its directory in this locale.
     """
     if tokenizer is not None and not isinstance(tokenizer, str | Path):
         return tokenizer, ("the tokenizer was passed in",)
@@ -80,6 +82,7 @@ def _load(name: str, place: Path, arguments: dict[str, str], trust_remote_code: 
     from transformers import AutoTokenizer
 
     check_entries(name, place)
+    check_name("tokenizer", place)
     _check_growth(name, place)
     try:
         return AutoTokenizer.from_pretrained(
