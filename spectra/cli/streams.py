@@ -99,7 +99,7 @@ def _row(line: str, encoding: str) -> str:
             continue
         word = piece.encode(encoding, ERRORS).decode(encoding)
         owed += len(word) - len(piece)
-        if len(pieces) > 3:  # what comes before is no indentation
+        if any(pieces[:-1]):  # what comes before is no indentation
             paid = min(owed, len(pieces[-1]) - GAP)
             owed -= paid
             pieces[-1] = pieces[-1][paid:]
