@@ -87,7 +87,8 @@ def lowest() -> dict[str, str]:
     found = {}
     for requirement in project["dependencies"]:
         name, bound = re.fullmatch(r"([\w-]+)>=([\d.]+)(?:,.*)?", requirement).groups()  # type: ignore[union-attr]
-        found[name] = f"{name}=={bound}{'' if bound.count('.') == 2 else '.*'}"
+        bound += ".0" * (1 - bound.count("."))  # 5 is 5.0, of which the last correction is taken
+        found[name] = f"{name}=={bound}.*"
     return found
 
 
