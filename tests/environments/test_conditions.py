@@ -24,6 +24,7 @@ from tests.environments import verbs
 TINY = Path(spectra.__file__).parent / "tiny" / "model"
 TEXT = "Größe λ±2 — 你好, ceci n'est pas une pipe. " * 400
 SIZES = ["--seq_len", "32", "--num_batches", "1", "--lanczos_steps", "6"]
+FEW = ["--num_sequences", "2", "--seq_len", "16"]
 UTF8 = {"LC_ALL": "C.UTF-8", "PYTHONUTF8": "1"}
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 INHERITED = ("PATH", "LD_LIBRARY_PATH", "TMPDIR", "SYSTEMROOT")
@@ -70,26 +71,26 @@ def _run(place: Path, locale: dict[str, str], *commands: list[str]) -> Told:
 
 
 def _work(place: Path, model: str, text: str, results: str) -> list[list[str]]:
-    """All verbs, the one after the other."""
-    ckpt, data, out, run = (str(place / name) for name in (model, text, results, "Lauf"))
+    """All verbs but the study that is made of them, the one after the other."""
+    ckpt, data, out = (str(place / name) for name in (model, text, results))
     train = ["--w_bits", "2", "--recipe", "winq", "--max_steps", "2", "--seq_len", "32"]
+    train += ["--per_device_train_batch_size", "2", "--output", f"{out}/run"]
     return [
         ["info", ckpt, "--data", data, *SIZES],
         ["info", "nobody/nothing"],
         ["estimate", "--ckpt", ckpt, "--data", data, "--output", f"{out}/float", *SIZES],
-        ["train", "--model", ckpt, "--data", data, "--output", f"{out}/{Path(run).name}",
-         "--per_device_train_batch_size", "2", *train],
-        ["estimate", "--ckpt", f"{out}/{Path(run).name}", "--data", data, "--output",
-         f"{out}/quantized", *SIZES],
-        ["compare", f"{out}/quantized", f"{out}/quantized"],
+        ["sample", "--model", ckpt, "--output", f"{out}/drawn.jsonl", *FEW],
+        ["train", "--model", ckpt, "--data", data, *train],
+        ["estimate", "--ckpt", f"{out}/run", "--data", data, "--output", f"{out}/low", *SIZES],
+        ["compare", f"{out}/low", f"{out}/low"],
         ["table", out],
         ["table", out, "--csv", f"{out}/all.csv"],
         ["plot", out, "--output", f"{out}/all.pdf"],
         ["report", out],
-    ]  # fmt: skip
+    ]
 
 
-CODES = ["0", "1", *["0"] * 8]  # a hub id that cannot be asked for is the one failure
+CODES = ["0", "1", *["0"] * 9]  # a hub id that cannot be asked for is the one failure
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +155,7 @@ def _column(text: str, name: str) -> str:
 
 def test_files_are_utf8_and_the_same_in_every_locale(ascii_only: Told, usual: Told) -> None:
     one, two = ascii_only.place / "results", usual.place / "Ergebnis ß"
-    for name in ("float", "quantized"):
+    for name in ("float", "low"):
         a, b = spectra.load(one / name), spectra.load(two / name)
         assert a.metadata["data"]["sha256"] == b.metadata["data"]["sha256"]
         np.testing.assert_array_equal(a.alphas, b.alphas)
