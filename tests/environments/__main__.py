@@ -113,10 +113,22 @@ def examine(place: Path, python: Path) -> tuple[str, bool]:
             shutil.copy(source, copy / name)
     told, began = place / "told.xml", time.monotonic()
     chosen = [f"tests/{path}" for paths in TESTS.values() for path in paths]
-    words = ["-q", "-rfE", "-p", "no:cacheprovider", "--tb", "short", f"--junitxml={told}", *chosen]
+    # What libraries make of each other is not ours to mend: deprecations are told, no failures.
+    kinds = ("DeprecationWarning", "PendingDeprecationWarning", "FutureWarning")
+    words = [word for kind in kinds for word in ("-W", f"default::{kind}")]
+    words += [
+        "-q",
+        "-rfE",
+        "-p",
+        "no:cacheprovider",
+        "--tb",
+        "short",
+        f"--junitxml={told}",
+        *chosen,
+    ]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     code = subprocess.run(
-        [str(python), "-m", "pytest", *words],
+        [str(python), "-m", "pytest", *words, *chosen],
         cwd=copy,
         env=environment | {"OMP_NUM_THREADS": "1"},
         check=False,
