@@ -59,8 +59,9 @@ class Escaped(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Flush the stream."""
-        self.stream.flush()
+        """Flush the stream, unless its owner has closed it: the end of this object comes here."""
+        if not getattr(self.stream, "closed", False):
+            self.stream.flush()
 
     def fileno(self) -> int:
         """Return the stream's file descriptor."""

@@ -48,6 +48,15 @@ def test_what_an_encoding_has_stays() -> None:
     assert "Δβ".encode("ascii", ERRORS) == b"Deltabeta"
 
 
+def test_the_end_of_a_closed_stream_is_silent() -> None:
+    """Python 3.13 tells of what fails when an object ends; the tests make that an error."""
+    out = stream("utf-8")
+    escaped = Escaped(out)
+    out.close()
+    escaped.close()
+    assert escaped.closed
+
+
 def test_columns_stay_where_there_is_room() -> None:
     rows = ["λmin        −1.5  [0.0, 1.0]", "mass λ ≤ 2        [0.0, 1.0]"]
     plain = spelled("\n".join(rows), "ascii").split("\n")
