@@ -111,7 +111,9 @@ def skeleton(
 
     try:
         with torch.device("meta"), counted(stored):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+            model.tie_weights()  # which transformers 5.0 leaves out on this device
+            return model
     except Exception as error:  # any value of the configuration may be the reason
         raise CheckpointError(
             f"ckpt={location.name!r}: no model can be built from its configuration: "
