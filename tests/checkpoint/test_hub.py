@@ -130,6 +130,7 @@ def test_a_cache_that_cannot_be_written(monkeypatch: Any, error: OSError) -> Non
     def fail(*args: Any, **kwargs: Any) -> str:
         raise error
 
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     with pytest.raises(CheckpointError, match=r"cannot be fetched into .*; set HF_HOME to a dir"):
         load_checkpoint("org/model")
