@@ -68,7 +68,7 @@ def _fetch(name: str, revision: str | None, patterns: list[str], near: str) -> P
         if not constants.HF_HUB_OFFLINE and error.errno in UNWRITABLE:
             raise CheckpointError(
                 f"ckpt={name!r} cannot be fetched into {constants.HF_HUB_CACHE!r} "
-                f"({os.strerror(error.errno or 0)}); set HF_HOME to a directory that can be written."
+                f"({os.strerror(error.errno or 0)}); set HF_HOME to one that can be written."
             ) from None
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _reason(error)
         at = f" at revision {revision!r}" if revision else ""

@@ -132,7 +132,7 @@ def test_a_cache_that_cannot_be_written(monkeypatch: Any, error: OSError) -> Non
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    with pytest.raises(CheckpointError, match=r"cannot be fetched into .*; set HF_HOME to a dir"):
+    with pytest.raises(CheckpointError, match=r"cannot be fetched into .*; set HF_HOME to one"):
         load_checkpoint("org/model")
 
 
