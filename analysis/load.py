@@ -296,6 +296,6 @@ def _tidy(rows: list[dict[str, Any]]) -> pd.DataFrame:
             columns[name] = values.astype(bool)
         else:
             numbers = pd.to_numeric(values, errors="coerce").astype("float64")
-            whole = name in INTEGERS and bool(numbers.notna().all())
+            whole = name in INTEGERS and bool((numbers.abs() < 2.0**63).all())
             columns[name] = numbers.astype("int64") if whole else numbers
     return pd.DataFrame(columns)

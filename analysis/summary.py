@@ -107,7 +107,8 @@ def _number(name: str, entry: Any, scopes: list[str]) -> list[list[str]]:
         return []
     intervals = [number_interval(_of(entry, s).get("lower"), _of(entry, s).get("upper"))
                  for s in scopes]  # fmt: skip
-    return [[name, f"{_of(entry, 'batches')['value']:.4g}".translate(SIGN), *intervals, ""]]
+    value = _of(entry, "batches").get("value")
+    return [[name, f"{value:.4g}".translate(SIGN) if known(value) else DASH, *intervals, ""]]
 
 
 def _mass(name: str, entry: Any, scopes: list[str]) -> list[list[str]]:

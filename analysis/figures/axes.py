@@ -24,7 +24,7 @@ from analysis.load import spectrum
 from analysis.sweeps import AT_REST, MOVES, value_label
 from spectra.errors import UsageError
 from spectra.quadrature import Measure
-from spectra.quadrature.density import PIXELS
+from spectra.quadrature.density import NARROWEST, PIXELS
 from spectra.record.spectrum import Spectrum
 
 Floats = NDArray[np.float64]
@@ -124,7 +124,7 @@ def _label(one: Spectrum, hue: str | None, value: Any) -> str:
 def pixel(measure: Measure) -> float:
     """Return the smallest bandwidth of this measure's density."""
     low, high = measure.span
-    return max(measure.delta, (high - low) / PIXELS, float(np.finfo(float).tiny))
+    return max(measure.delta, (high - low) / PIXELS, NARROWEST)
 
 
 def linear_threshold(measures: Iterable[Measure]) -> float:

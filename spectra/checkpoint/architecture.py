@@ -111,7 +111,9 @@ def skeleton(
 
     try:
         with torch.device("meta"), counted(stored):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+            model.tie_weights()  # which transformers 5.0 leaves out on this device
+            return model
     except Exception as error:  # any value of the configuration may be the reason
         raise CheckpointError(
             f"ckpt={location.name!r}: no model can be built from its configuration: "
@@ -164,7 +166,13 @@ def _check_causal(location: Location, config: Any) -> None:
     classes: set[str] = set()
     for entry in KNOWN.values():
         classes.update([entry] if isinstance(entry, str) else entry)
-    named = [str(name) for name in getattr(config, "architectures", None) or []]
+    listed = getattr(config, "architectures", None)
+    if not isinstance(listed, list | tuple | None):
+        raise CheckpointError(
+            f"ckpt={location.name!r}: its configuration is not accepted: architectures is of type "
+            f"{type(listed).__name__}, not a list of names."
+        )
+    named = [str(name) for name in listed or []]
     if config.model_type not in KNOWN or (named and classes.isdisjoint(named)):
         what = named[0] if named else f"model_type={config.model_type!r}"
         raise CheckpointError(

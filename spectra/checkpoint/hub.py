@@ -7,6 +7,8 @@ format of weights, safetensors before pickles. HF_HUB_OFFLINE and HF_TOKEN act a
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from spectra.errors import CheckpointError
 ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?", re.ASCII)
 FILE_SUFFIXES = (".gguf", ".safetensors", ".bin", ".pt", ".pth", ".json")
 SMALL = ["*.json", "*.jinja", "*.txt", "*.model", "*.py"]
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT)
 WEIGHTS = [["model*.safetensors"], ["pytorch_model*.bin"]]
 
 
@@ -62,6 +65,11 @@ def _fetch(name: str, revision: str | None, patterns: list[str], near: str) -> P
     except errors.RepositoryNotFoundError:
         reason = f"the hub has no such model, or it is private (HF_TOKEN){near}"
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
+        if not constants.HF_HUB_OFFLINE and error.errno in UNWRITABLE:
+            raise CheckpointError(
+                f"ckpt={name!r} cannot be fetched into {constants.HF_HUB_CACHE!r} "
+                f"({os.strerror(error.errno or 0)}); set HF_HOME to one that can be written."
+            ) from None
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _reason(error)
         at = f" at revision {revision!r}" if revision else ""
         reason = (

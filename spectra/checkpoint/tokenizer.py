@@ -11,6 +11,7 @@ from spectra.checkpoint.locate import Location
 from spectra.checkpoint.quiet import first_line
 from spectra.errors import CheckpointError
 from spectra.record.jsonfile import read_json
+from spectra.record.names import check_name
 
 # Any one of these is a vocabulary; tokenizer_config.json alone is none.
 SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -25,6 +26,12 @@ VOCABULARIES = (
     "vocab.txt",
     "tiktoken.model",
 )
+
+NAMED = {  # keys of tokenizer_config.json -> files that they may mean
+    "tokenizer_file": ("tokenizer.json",),
+    "merges_file": ("merges.txt",),
+    "vocab_file": VOCABULARIES[1:],
+}
 
 
 def tokenizer_directory(location: Location) -> Path | None:
@@ -50,6 +57,7 @@ def load_tokenizer(
 
     Raises:
         CheckpointError: If it is asked for and missing, or its files cannot be read.
+        UsageError: If no library can open its directory in this locale.
     """
     if tokenizer is not None and not isinstance(tokenizer, str | Path):
         return tokenizer, ("the tokenizer was passed in",)
@@ -80,7 +88,9 @@ def _load(name: str, place: Path, arguments: dict[str, str], trust_remote_code: 
     from transformers import AutoTokenizer
 
     check_entries(name, place)
+    check_name("tokenizer", place)
     _check_growth(name, place)
+    arguments = _own_files(place) | arguments
     try:
         return AutoTokenizer.from_pretrained(
             place, trust_remote_code=trust_remote_code, local_files_only=True, **arguments
@@ -92,6 +102,22 @@ def _load(name: str, place: Path, arguments: dict[str, str], trust_remote_code: 
             f"The tokenizer of {name!r} cannot be read: {first_line(error)}; pass another with "
             "--tokenizer."
         ) from None
+
+
+def _own_files(place: Path) -> dict[str, str]:
+    """Return the files that a tokenizer's settings name, as those beside the settings.
+
+    Older versions of transformers open what the settings name, wherever that is.
+    """
+    path = place / "tokenizer_config.json"
+    settings = read_json(path, largest=LARGEST_SETTINGS) if path.exists() else None
+    named = settings if isinstance(settings, dict) else {}
+    found = {}
+    for key, files in NAMED.items():
+        there = [place / file for file in files if (place / file).is_file()]
+        if named.get(key) and there:
+            found[key] = str(there[0])
+    return found
 
 
 def _check_growth(name: str, place: Path) -> None:

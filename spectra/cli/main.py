@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import io
 import logging
 import os
 import sys
@@ -20,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from spectra import __version__
-from spectra.cli import signals
+from spectra.cli import signals, streams
 from spectra.errors import SpectraError, SpectraWarning, UsageError, nearest, printable
 from spectra.parallel.launched import place, report
 
@@ -54,6 +53,11 @@ example:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    with streams.saying_everything():
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
@@ -95,7 +99,7 @@ def _run(verb: str, arguments: list[str], *, debug: bool) -> int:
 
 def _guarded(verb: str, arguments: list[str], *, debug: bool, speaks: bool) -> int:
     """Run the verb; what `SpectraError` says is said by the process that speaks."""
-    out = _Escaped(sys.stdout)
+    out = streams.Escaped(sys.stdout)
     with (
         warnings.catch_warnings(),
         contextlib.redirect_stdout(out),
@@ -125,6 +129,16 @@ def _guarded(verb: str, arguments: list[str], *, debug: bool, speaks: bool) -> i
                 how = "terminated" if isinstance(error, signals.TerminatedError) else "interrupted"
                 print(f"spectra {verb}: {how}.", file=sys.stderr, flush=True)
             return signals.exit_code(error)
+        except UnicodeEncodeError as error:  # of a name; streams spell out what they lack
+            if debug:
+                raise
+            print(
+                f"spectra {verb}: {error.object!r} cannot be the name of a file where names are in "
+                f"{error.encoding}; set PYTHONUTF8=1, or choose another.",
+                file=sys.stderr,
+                flush=True,
+            )
+            return 2
         except BrokenPipeError:  # the reader of stdout has gone; nothing is left to say
             os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
             return 1
@@ -151,30 +165,6 @@ def _leave() -> None:
 
 def _show_nothing(*_: Any, **__: Any) -> None:
     """Show no warning: another process does."""
-
-
-class _Escaped(io.TextIOBase):
-    """Standard output without the control characters that names in a file may carry."""
-
-    def __init__(self, stream: Any) -> None:
-        self.stream = stream
-
-    def write(self, text: str) -> int:
-        self.stream.write(printable(text, lines=True))
-        return len(text)
-
-    def flush(self) -> None:
-        self.stream.flush()
-
-    def fileno(self) -> int:
-        return int(self.stream.fileno())
-
-    def isatty(self) -> bool:
-        return bool(self.stream.isatty())
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        return str(self.stream.encoding)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

@@ -13,6 +13,7 @@ from spectra.cli.arguments import parse_values, say
 from spectra.cli.evaluation import print_evaluation
 from spectra.errors import UsageError
 from spectra.parallel.launched import place
+from spectra.record.names import check_name
 from spectra.train.evaluation import FILE, check_request, evaluate, output_file
 from spectra.train.presets import DEFAULTS, preset
 from spectra.train.request import TrainRequest
@@ -84,6 +85,7 @@ def _training_arguments(request: TrainRequest, values: dict[str, Any]) -> Any:
             "one of them."
         )
     values["output_dir"] = request.output or directory or default_output(request)
+    check_name("output", values["output_dir"])
     if values["resume_from_checkpoint"] is not None:
         raise UsageError(
             "--resume_from_checkpoint is replaced by --resume, which goes on from the last whole "

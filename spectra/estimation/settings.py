@@ -58,8 +58,8 @@ class SLQSettings:
         for name in ("num_probes", "lanczos_steps", "block_size"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name}={getattr(self, name)} is too small; pass at least 1.")
-        if self.seed < 0:
-            raise UsageError(f"seed={self.seed} is negative; pass a non-negative integer.")
+        if not 0 <= self.seed < 1 << 63:  # which is what a column of a table holds
+            raise UsageError(f"seed={self.seed} is not in [0, 2^63); pass a seed that is.")
         choices = {
             "probe_kind": ("sphere", "rademacher"),
             "probe_space": ("unmasked", "all"),

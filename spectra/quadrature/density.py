@@ -24,6 +24,7 @@ from spectra.quadrature.measure import Measure, Run
 from spectra.quadrature.outliers import corrected_weights
 
 PIXELS = 1000  # resolution of a plot: no bandwidth below the span over this
+NARROWEST = 1e-100  # of a spectrum that is one point: its density, 1e100, fits any log axis
 
 
 def density(
@@ -41,7 +42,7 @@ def density(
     grid = np.asarray(grid, dtype=np.float64)
     _check_bandwidth(bandwidth)
     low, high = measure.span
-    floor = max(measure.delta, (high - low) / PIXELS, float(np.finfo(float).tiny))
+    floor = max(measure.delta, (high - low) / PIXELS, NARROWEST)
     share = measure.dim_unmasked / measure.dim
     total = np.zeros_like(grid)
     for row in measure.runs:

@@ -33,6 +33,10 @@ NUMBERS = {
         "orthogonality_loss", "symmetry_error", "determinism_error", "difference_error",
     ),
     "cost": ("hvps", "seconds", "peak_bytes"),
+    "reference": (
+        "tau", "near_zero_mean", "near_zero_std", "lambda_min", "lambda_min_std", "lambda_max",
+        "lambda_max_std",
+    ),
 }  # fmt: skip
 TEXTS = {
     "": ("surface", "reduce"),
@@ -62,7 +66,7 @@ def checked(metadata: dict[str, Any]) -> dict[str, Any]:
     for place in {*NUMBERS, *TEXTS, *OBJECTS}:
         found = _section(clean, place)
         for key in NUMBERS.get(place, ()):
-            _number(f"{place}.{key}", found.get(key))
+            _number(f"{place}.{key}", found.get(key), finite=True)
         for key in TEXTS.get(place, ()):
             _require(f"{place}.{key}", found.get(key), str)
     for key in ("warnings", "notes"):
@@ -97,13 +101,13 @@ def _section(metadata: dict[str, Any], place: str) -> dict[str, Any]:
     return dict(found)
 
 
-def _number(place: str, value: Any) -> None:
+def _number(place: str, value: Any, *, finite: bool = False) -> None:
     if isinstance(value, bool) and place == "point.rederived_scales":
         return
     kind = int if place.rpartition(".")[2] in WHOLE else (int, float)
     _require(place, value, kind)
     most = 1 << 64 if isinstance(value, int) else LARGEST
-    huge = value is not None and math.isfinite(value) and abs(value) > most
+    huge = value is not None and abs(value) > most and (finite or math.isfinite(value))
     if isinstance(value, bool) or huge:
         raise ValueError(f"{place.lstrip('.')} is {value!r}, no such number")
 

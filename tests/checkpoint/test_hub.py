@@ -121,6 +121,21 @@ def test_what_the_hub_may_say(monkeypatch: Any, error: Exception, match: str) ->
     assert str(caught.value).startswith("ckpt='org/model' is not a local path, and ")
 
 
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "x"), NotADirectoryError(20, "x"), OSError(28, "x")]
+)
+def test_a_cache_that_cannot_be_written(monkeypatch: Any, error: OSError) -> None:
+    """Of a home directory that is read-only, or is none."""
+
+    def fail(*args: Any, **kwargs: Any) -> str:
+        raise error
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(CheckpointError, match=r"cannot be fetched into .*; set HF_HOME to one"):
+        load_checkpoint("org/model")
+
+
 def test_only_one_format_is_fetched(llama: Path, monkeypatch: Any) -> None:
     asked: list[list[str]] = []
 

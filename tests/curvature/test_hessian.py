@@ -171,6 +171,7 @@ def test_flops_of_a_product_are_two_gradients():
 
 
 def test_agreement_with_hessian_eigenthings():
+    pytest.importorskip("hessian_eigenthings")
     from hessian_eigenthings.operators import HessianOperator as Peer
 
     model, one = llama(layers=2), batch(2, 6)

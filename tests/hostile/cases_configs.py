@@ -152,6 +152,7 @@ CASES: dict[str, tuple[Build, str | None]] = {
         ),
         "config_groups|only one group|num_bits",
     ),
+    "architectures that are a number": (config(architectures=1e308), "architectures is of type"),
     "a quantizer that is a library": (
         config(quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
         "not read",

@@ -26,6 +26,13 @@ RUN = SHIPPED / "runs" / "w2-winq-seed0"
 SUMMARY = json.loads((RUN / "spectra_training.json").read_text(encoding="utf-8"))
 TRAINER = json.loads((RUN / "trainer_state.json").read_text(encoding="utf-8"))
 TRAINER["log_history"] = TRAINER["log_history"][:6]
+REFERENCE = {
+    "estimator": {"protocol": "winq", "num_probes": 20},
+    "reference": {
+        "label": "reference procedure", "tau": 1.5e-3, "near_zero_mean": 0.65,
+        "near_zero_std": 0.01, "lambda_min": -4.1, "lambda_max": 30.2,
+    },
+}  # fmt: skip
 METADATA = record.load(SHIPPED / "spectra" / "w2-winq-seed0" / "step-48").metadata
 
 
@@ -42,7 +49,8 @@ def record_seeds(place: Path) -> list[bytes]:
 
 def metadata_seeds(place: Path) -> list[bytes]:
     del place
-    return [json.dumps(METADATA).encode()]
+    masked = {"dim_unmasked": METADATA["dim"] // 2, "masked_fraction": 0.5, "point": {}}
+    return [json.dumps(METADATA | more).encode() for more in ({}, REFERENCE, masked)]
 
 
 def read_record(place: Path, data: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 import warnings
@@ -15,6 +16,8 @@ import numpy as np
 import pytest
 
 import analysis
+from analysis.summary import summary_lines
+from analysis.tables import DASH, number_interval
 from spectra import record
 from spectra.errors import RecordError, printable
 from spectra.record.files import ARRAYS
@@ -121,6 +124,14 @@ CASES: dict[str, tuple[Build, str]] = {
     ),
     "a dimension in words": (_meta(lambda m: m.update(dim="many")), "dim is of type str"),
     "a dimension beyond any": (_meta(lambda m: m.update(dim=10**39)), "no such number"),
+    "a count without end": (
+        _meta(lambda m: m["cost"].update(hvps=-math.inf)),
+        "cost.hvps is -inf, no such number",
+    ),
+    "a reference in words": (
+        _meta(lambda m: m.update(reference={"near_zero_mean": "<b>"})),
+        "reference.near_zero_mean is of type str",
+    ),
 }
 
 
@@ -152,6 +163,21 @@ def test_a_good_one_among_hostile_ones_is_read(tmp_path: Path) -> None:
         runs = analysis.load(tmp_path)
     assert list(runs["name"]) == ["good"]
     assert len(caught) == 6
+
+
+def test_an_estimate_without_its_value_is_shown_by_its_interval(tmp_path: Path) -> None:
+    change = _meta(lambda m: m["summary"]["lambda_max"]["batches"].pop("value"))
+    change(tmp_path / ARRAYS, tmp_path / "canary")
+    (line,) = (row for row in summary_lines(record.load(tmp_path)) if row.startswith("λmax"))
+    ends = METADATA["summary"]["lambda_max"]["batches"]
+    assert number_interval(ends["lower"], ends["upper"]) in line
+    assert line.split()[1] == DASH
+    assert np.isnan(analysis.load(tmp_path)["lambda_max"]).all()
+
+
+def test_a_whole_number_that_no_column_holds_stays_a_float(tmp_path: Path) -> None:
+    _meta(lambda m: m["cost"].update(hvps=1e300))(tmp_path / ARRAYS, tmp_path / "canary")
+    assert analysis.load(tmp_path)["hvps"].tolist() == [1e300]
 
 
 def test_a_record_that_is_a_pipe(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,10 @@ def test_no_evaluation(ask: Ask) -> None:
 def test_gradients_are_the_same_with_activation_checkpointing(ask: Ask) -> None:
     options: dict[str, Any] = {"recipe": "winq", "reset_every": 2, "noise_std": 0.01}
     plain = train(*ask("a", **options))
-    checkpointed = train(*ask("b", **options, activation_checkpointing=True))
+    known = {field.name for field in fields(TrainingArguments)}
+    name = "activation_checkpointing"  # as transformers says since 5.21 or so; gradient_ before
+    name = name if name in known else "gradient_checkpointing"
+    checkpointed = train(*ask("b", **options, **{name: True}))
     assert same(weights(plain.output), weights(checkpointed.output))
 
 
@@ -131,7 +135,7 @@ def test_gradient_to_weight_ratio_is_that_of_the_unclipped_gradient(
     logged = next(e for e in result.log_history if "grad_weight_ratio" in e)
     model = AutoModelForCausalLM.from_pretrained(model_dir)
     prepare(model, spec("paretoq", w_bits=2))
-    free = train(*ask("free", max_steps=1, max_grad_norm=0.0, logging_steps=1, learning_rate=0.0))
+    free = train(*ask("free", max_steps=1, max_grad_norm=1e6, logging_steps=1, learning_rate=0.0))
     other = next(e for e in free.log_history if "grad_weight_ratio" in e)
     assert logged["grad_norm"] == pytest.approx(other["grad_norm"])
     assert logged["grad_weight_ratio"] == pytest.approx(other["grad_weight_ratio"], rel=1e-4)
