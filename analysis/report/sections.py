@@ -13,7 +13,7 @@ from analysis.labels import bits_label, known, point_label, section, step_label
 from analysis.load import spectrum, summary_of
 from analysis.report.commands import study_of
 from analysis.report.paths import shorter
-from analysis.tables import SIGN, number_interval, share_interval, warning_lines
+from analysis.tables import DASH, SIGN, number_interval, share_interval, warning_lines
 from spectra.record.spectrum import Spectrum
 
 CSS_OF = {"reproduced": "reproduced", "contradicted": "contradicted", "withheld": "withheld"}
@@ -174,9 +174,10 @@ def records_section(root: Path, records: pd.DataFrame | None) -> list[str]:
 
 
 def _interval(key: str, entry: dict[str, Any]) -> str:
-    if not known(entry.get("lower")):
+    lower, upper, value = (entry.get(name) for name in ("lower", "upper", "value"))
+    if not known(lower) or not known(upper):
         return ""
     if key.endswith("mass"):  # the middle of a band is no measurement
-        return share_interval(entry["lower"], entry["upper"])
-    shown = f"{entry['value']:.4g}".translate(SIGN)
-    return f"{shown} {number_interval(entry['lower'], entry['upper'])}"
+        return share_interval(lower, upper)
+    shown = f"{value:.4g}".translate(SIGN) if known(value) else DASH
+    return f"{shown} {number_interval(lower, upper)}"

@@ -262,8 +262,9 @@ def _unwritable(arguments: Any, why: str) -> SpectraError:
 
 def _too_large(arguments: Any) -> OutOfMemoryError:
     size = arguments.per_device_train_batch_size
+    newer = hasattr(arguments, "activation_checkpointing")  # transformers 5.21
     return OutOfMemoryError(
         f"a batch of {size} blocks does not fit into memory; lower "
         "--per_device_train_batch_size and raise --gradient_accumulation_steps by the same factor, "
-        "or pass --activation_checkpointing."
+        f"or pass --{'activation' if newer else 'gradient'}_checkpointing."
     )
