@@ -63,6 +63,8 @@ def main() -> int:
     for name in ("torch", "transformers"):
         if version := getattr(asked, name):
             pins[name] = f"{name}=={version}"
+    if asked.place is not None:
+        Path(asked.place).mkdir(parents=True, exist_ok=True)
     place = Path(tempfile.mkdtemp(prefix="spectra-environment-", dir=asked.place))
     try:
         started = time.monotonic()
@@ -116,16 +118,7 @@ def examine(place: Path, python: Path) -> tuple[str, bool]:
     # What libraries make of each other is not ours to mend: deprecations are told, no failures.
     kinds = ("DeprecationWarning", "PendingDeprecationWarning", "FutureWarning")
     words = [word for kind in kinds for word in ("-W", f"default::{kind}")]
-    words += [
-        "-q",
-        "-rfE",
-        "-p",
-        "no:cacheprovider",
-        "--tb",
-        "short",
-        f"--junitxml={told}",
-        *chosen,
-    ]
+    words += ["-q", "-rfE", "-p", "no:cacheprovider", "--tb", "short", f"--junitxml={told}"]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     code = subprocess.run(
         [str(python), "-m", "pytest", *words, *chosen],
