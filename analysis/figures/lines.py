@@ -28,6 +28,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (8, 1.5)), (0, (1, 3)))
 APART = 4.5  # points of the page between neighbouring lines
 ROOM = 32.0  # at most between the first and the last
+PART = 0.45  # of the distance between two places on the axis, which that must not exceed
 TICKS = 9  # at most, where each value has one
 CLOSE = 0.07  # of the axis: values nearer than this share ticks
 SPREAD = 30.0  # ratio of ends from which a positive quantity is drawn on a log axis
@@ -117,10 +118,13 @@ def markers_of(found: list[Line]) -> dict[Any, str]:
     return {value: MARKERS[k % len(MARKERS)] for k, value in enumerate(styles_of(found))}
 
 
-def shifts_of(count: int) -> list[float]:
-    """Return how far each of so many lines is moved, in points of the page."""
-    apart = min(APART, ROOM / max(count - 1, 1))
-    return [apart * (k - (count - 1) / 2) for k in range(count)]
+def shifts_of(found: list[Line], ax: Axes) -> list[float]:
+    """Return how far each line is moved, in points of the page: less than to the next place."""
+    places = {float(x) for line in found for x in pd.to_numeric(line.points["x"])}
+    width = ax.get_window_extent().width * 72 / ax.figure.dpi
+    room = min(ROOM, PART * width / max(len(places), 1))
+    apart = min(APART, room / max(len(found) - 1, 1))
+    return [apart * (k - (len(found) - 1) / 2) for k in range(len(found))]
 
 
 def draw_line(

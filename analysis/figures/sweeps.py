@@ -140,7 +140,7 @@ def _panels(
     for ax, some in zip(panels, found, strict=True):
         place = x_axis(ax, runs, x)
         y_axis(ax, every, y)
-        for line, shift in zip(some, shifts_of(len(some)), strict=True):
+        for line, shift in zip(some, shifts_of(some, ax), strict=True):
             dashes = DASHES[MARKERS.index(markers[line.style]) % len(DASHES)]
             draw_line(ax, line, place, palette[line.hue], markers[line.style], dashes, shift)
         ax.set_xlabel(quantity_label(x))
@@ -179,7 +179,7 @@ def plot_extremes(
         palette = palette_of(everything, hue)
         order = {value: rank for rank, value in enumerate(dict.fromkeys(styles_of(everything)))}
         for marker, aside, (found, _) in zip("^v", (-1.2, 1.2), both.values(), strict=True):
-            for line, shift in zip(found, shifts_of(len(found)), strict=True):
+            for line, shift in zip(found, shifts_of(found, ax), strict=True):
                 dashes = DASHES[order[line.style] % len(DASHES)]
                 draw_line(ax, line, place, palette[line.hue], marker, dashes, shift + aside)
         ax.axhline(0, color=GREY, lw=0.7, zorder=1)
