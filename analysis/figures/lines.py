@@ -120,7 +120,7 @@ def markers_of(found: list[Line]) -> dict[Any, str]:
 
 def shifts_of(found: list[Line], ax: Axes) -> list[float]:
     """Return how far each line is moved, in points of the page: less than to the next place."""
-    places = {float(x) for line in found for x in pd.to_numeric(line.points["x"])}
+    places = {x for line in found for x in line.points["x"]}
     width = ax.get_window_extent().width * 72 / ax.figure.dpi
     room = min(ROOM, PART * width / max(len(places), 1))
     apart = min(APART, room / max(len(found) - 1, 1))

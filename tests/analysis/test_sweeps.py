@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -114,11 +116,20 @@ def test_colours_and_markers_follow_what_differs(runs):
 
 
 def test_bars_of_several_runs_do_not_hide_each_other(runs):
-    assert lines.shifts_of(1) == [0.0]
-    shifts = lines.shifts_of(4)
+    ax = own_axes()
+    whole = analysis.plot_sweep(runs, "step", "lambda_max", ax=ax)
+    width = whole.get_window_extent().width * 72 / whole.figure.dpi
+
+    def moved(count, places):
+        points = pd.DataFrame({"x": np.arange(places)})
+        return lines.shifts_of([SimpleNamespace(points=points)] * count, ax)
+
+    assert moved(1, 3) == [0.0]
+    shifts = moved(4, 3)
     assert np.diff(shifts).min() >= 4.0
     assert sum(shifts) == pytest.approx(0.0)
-    assert max(lines.shifts_of(30)) == pytest.approx(lines.ROOM / 2)
+    assert max(moved(30, 3)) == pytest.approx(lines.ROOM / 2)
+    assert max(moved(30, 40)) < width / 40 / 2  # never as far as the place of the next step
 
 
 def test_everything_drawn_is_inside_the_axes(runs):
