@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from analysis.claims.rules import Claim
+from analysis.claims.rules import Claim, side_of
 
 QUANTITIES = {
     "near_zero_resolved": "change of the mass within the finest ±τ resolved",
@@ -44,7 +44,8 @@ def verdicts(found: Iterable[Claim]) -> pd.DataFrame:
     """Return the verdicts with a row for each claim and a column for each width.
 
     A cell is the verdict and what was measured: the mean over the seeds where there is one, else
-    the range of the seeds' values. Claims on several widths at once are in the column "all".
+    the range of the seeds' values, or what their intervals cover if one of them has zero. Claims
+    on several widths at once are in the column "all".
     """
     rows: dict[tuple[str, str], dict[str, str]] = {}
     widths: set[float] = set()
@@ -69,6 +70,11 @@ def verdicts(found: Iterable[Claim]) -> pd.DataFrame:
 def _short(claim: Claim) -> str:
     if claim.mean is not None:
         return _one(claim.mean)
+    if any(side_of(value) == 0 for value in claim.values):  # the middle of a band is nothing
+        low, high = (
+            _digits(end(value[k] for value in claim.values)) for k, end in ((1, min), (2, max))
+        )
+        return low if low == high else f"[{low}, {high}]"
     middles = sorted(value[0] for value in claim.values)
     low, high = ("never" if math.isinf(x) else _digits(x) for x in (middles[0], middles[-1]))
     return low if low == high else f"{low} … {high}"
