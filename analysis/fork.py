@@ -19,7 +19,7 @@ from analysis.claims.pairs import quantities
 from analysis.comparable import check_comparable
 from spectra.errors import UsageError
 
-QUANTITIES = ("spectral_norm", "rms_eigenvalue", "near_zero_resolved", "wasserstein")
+QUANTITIES = ("spectral_norm", "rms_eigenvalue", "near_zero_0.1", "wasserstein")
 CAUSES = ("masked_fraction", "scale_norm", "quant_error_ratio", "code_change", "loss", "eval_loss")
 
 
@@ -40,9 +40,9 @@ def forked(records: pd.DataFrame, other: str, base: str = "baseline") -> pd.Data
     """
     rows: list[dict[str, Any]] = []
     for group in groups(records)[0]:
-        there = {f.place: f for f in group.facts if not (f.toward or f.penalty)}
+        there = {f.place: f for f in group.facts if f.in_place or f.toward == 0}
         for fact in group.facts:
-            if fact.method == other and not (fact.toward or fact.penalty):
+            if fact.method == other and (fact.in_place or fact.toward == 0):
                 place = (fact.bits, base, *fact.place[2:])
                 if place in there:
                     rows += _rows(there[place], fact)
@@ -59,7 +59,7 @@ def _rows(a: Fact, b: Fact) -> list[dict[str, Any]]:
         check_comparable(a.spectrum, b.spectrum)
     except UsageError:
         return []
-    found = quantities(a.path, b.path)
+    found = quantities(a, b)
     norm = max(-a.spectrum.extremes()[0].value, a.spectrum.extremes()[1].value)
     values = {"spectral_norm": norm}
     return [
@@ -91,7 +91,8 @@ def causes(training: pd.DataFrame, other: str, base: str = "baseline") -> pd.Dat
         Columns `w_bits`, `seed`, `step`, and for each cause NAME the columns `NAME` (of the base)
         and `NAME_other`.
     """
-    keys = ["w_bits", "seed", "step"]
+    setting = ("quantizer", "a_bits", "base_learning_rate", "schedule", "max_steps")
+    keys = ["w_bits", "seed", "step", *(name for name in setting if name in training)]
     names = [name for name in CAUSES if name in training]
     first, second = (
         training.loc[training["method"] == method, [*keys, *names]] for method in (base, other)

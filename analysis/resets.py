@@ -18,7 +18,7 @@ import pandas as pd
 from analysis.claims.curves import last, middle
 from spectra.errors import UsageError
 
-SETTING = ("quantizer", "w_bits", "a_bits", "base_learning_rate", "schedule", "max_steps")
+SETTING = ("model", "quantizer", "w_bits", "a_bits", "base_learning_rate", "schedule", "max_steps")
 RESETS = ("reset_every", "reset_fraction", "reset_from", "reset_until", "noise_std")
 AFTER = 1 / 12  # of a run
 
@@ -39,7 +39,9 @@ def regime(training: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for about, run, base in _with_baselines(training):
-        lead = run - base.reindex(run.index)
+        lead = (run - base.reindex(run.index)).dropna()
+        if lead.empty:
+            continue
         later = lead.iloc[1:] if len(lead) > 1 else lead
         best = int(later.to_numpy().argmin())
         rows.append(
@@ -76,11 +78,12 @@ def reset_events(training: pd.DataFrame) -> pd.DataFrame:
         lead = run - base.reindex(run.index)
         rates = training[training["path"] == about["path"]].set_index("step")["learning_rate"]
         rates = rates.dropna().sort_index()
-        for step in _reset_steps(about, length):
+        steps = _reset_steps(about, length)
+        for step, following in zip(steps, [*steps[1:], length + 1], strict=True):
             before, after = lead[lead.index <= step], lead[lead.index >= step + AFTER * length]
             known = rates[rates.index <= step]
-            if before.empty or after.empty or known.empty:
-                continue
+            if before.empty or after.empty or known.empty or after.index[0] > following:
+                continue  # nothing to hold it against, or another reset in between
             rows.append(
                 about
                 | {
@@ -94,29 +97,43 @@ def reset_events(training: pd.DataFrame) -> pd.DataFrame:
 
 
 def chosen(table: pd.DataFrame, by: str = "end") -> pd.DataFrame:
-    """Return for each width and setting the row with the largest lead, and over all settings.
+    """Return for each width, rate and schedule the setting of resets with the largest lead.
 
-    The rule of selection, stated here before it is used: the smallest `by` (held-out loss at the
-    end less the baseline's). What it picks has to be measured on other seeds.
+    The rule of selection, stated here before it is used: of the runs with resets the smallest mean
+    over seeds of `by`. What it picks has to be measured on other seeds. A lead is over the baseline
+    of the same rate and schedule: `behind_best` is the loss less that of the best baseline of the
+    width, whatever its rate and schedule, and a lead that is not negative helps nobody.
+
+    Args:
+        table: As `regime` makes it.
+        by: "end" or "middle".
     """
-    picked = table.loc[table.groupby(["w_bits", "base_learning_rate", "schedule"])[by].idxmin()]
+    resets = table[table["reset_every"].notna()]
+    keys = ["w_bits", "base_learning_rate", "schedule"]
+    means = resets.groupby([*keys, "method"], as_index=False)[["middle", "end", "loss"]].mean()
+    picked = means.loc[means.groupby(keys)[by].idxmin()].copy()
+    best = (table["loss"] - table["end"]).groupby(table["w_bits"]).min()
+    picked["behind_best"] = picked["loss"] - picked["w_bits"].map(best)
     return picked.sort_values(["w_bits", by]).reset_index(drop=True)
 
 
 def _with_baselines(
     training: pd.DataFrame,
 ) -> list[tuple[dict[str, Any], pd.Series[Any], pd.Series[Any]]]:
+    missing = sorted({"eval_loss", "w_bits", "method", *RESETS} - set(training.columns))
+    if missing:
+        raise UsageError(f"these runs do not tell {missing[0]}; pass logs of `spectra train`.")
     there = training[training["eval_loss"].notna() & training["w_bits"].notna()]
     keys = [name for name in (*SETTING, "seed") if name in there]
     runs = [
         (one.iloc[0], one.set_index("step")["eval_loss"].sort_index())
         for _, one in there.groupby("path", sort=False)
     ]
-    bases = {
-        tuple(str(first[key]) for key in keys): curve
-        for first, curve in runs
-        if first["method"] == "baseline"
-    }
+    bases: dict[tuple[str, ...], Any] = {}
+    for first, curve in runs:
+        if first["method"] == "baseline":
+            key = tuple(str(first[name]) for name in keys)
+            bases[key] = None if key in bases else curve  # which of two is not for us to say
     found = []
     for first, curve in runs:
         base = bases.get(tuple(str(first[key]) for key in keys))

@@ -21,7 +21,7 @@ from spectra.errors import RecordError, printable
 from spectra.record.jsonfile import read_json
 
 STATE, SUMMARY = "trainer_state.json", "spectra_training.json"
-TEXT = ("path", "run", "quantizer", "recipe", "method", "schedule")
+TEXT = ("path", "run", "model", "quantizer", "recipe", "method", "schedule")
 RESETS = ("reset_every", "reset_fraction", "reset_from", "reset_until", "noise_std")
 CONTROL = "scales only"
 LARGEST = 1 << 28  # bytes of the log of a run of a million steps
@@ -38,10 +38,10 @@ def load_training(
         paths: A run, a directory that holds runs at any depth, or several of these.
 
     Returns:
-        Columns `path`, `run`, `quantizer`, `recipe`, `method` (as `analysis.labels.method_name`
-        has it; "scales only" for a run whose matrices were frozen), `w_bits`, `a_bits`, `seed`,
-        `base_learning_rate` (the schedule's largest), `schedule`, `max_steps`, the settings of
-        resets and noise, `step`, and what was logged.
+        Columns `path`, `run`, `model`, `quantizer`, `recipe`, `method` (of
+        `analysis.labels.method_name`; "scales only" for a run whose matrices were frozen),
+        `w_bits`, `a_bits`, `seed`, `base_learning_rate` (the schedule's largest), `schedule`,
+        `max_steps`, the settings of resets and noise, `step`, and what was logged.
 
     Raises:
         RecordError: If there is no run, or none that can be read.
@@ -95,6 +95,7 @@ def _rows(place: Path, name: str) -> list[dict[str, Any]]:
         method = method_name(recipe, settings)
         control = summary["request"].get("trainable") == "scales"
         about |= {
+            "model": printable(str(summary["request"].get("model"))),
             "quantizer": printable(str(quantization["quantizer"])),
             "recipe": printable(recipe),
             "method": CONTROL if control else printable(method),

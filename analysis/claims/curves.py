@@ -82,9 +82,10 @@ def middle(curve: pd.Series[Any]) -> float:
 
 
 def log_speedup(base: pd.Series[Any], other: pd.Series[Any]) -> float:
-    """Return log of T/t, t the step at which `other` first has the loss of `base` at its end T.
+    """Return log of T/t: when `base` first had its final loss, and when `other` first had that.
 
     −∞ if it never has.
     """
     step, _ = first_reach(other, last(base))
-    return -math.inf if math.isnan(step) else math.log(float(base.index[-1]) / max(step, 1.0))
+    own, _ = first_reach(base, last(base))
+    return -math.inf if math.isnan(step) else math.log(max(own, 1.0) / max(step, 1.0))

@@ -32,6 +32,8 @@ class Fact:
     surface: str
     toward: float | None
     penalty: float | None
+    rederived: bool
+    ends: int | None
     setting: tuple[tuple[str, str], ...]
 
     @property
@@ -39,8 +41,18 @@ class Fact:
         """What two records of one group cannot have in common."""
         return (
             *(self.bits, self.method, self.seed, self.step, self.surface),
-            *(self.toward, self.penalty),
+            *(self.toward, self.rederived, self.penalty),
         )
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the checkpoint is looked at as it is."""
+        return self.toward is None and not self.penalty and not self.rederived
+
+    @property
+    def at_the_end(self) -> bool:
+        """Whether the run ends here, as far as it tells."""
+        return self.ends is None or self.step == self.ends
 
 
 @dataclass(frozen=True)
@@ -112,16 +124,26 @@ def _fact(path: str, one: Spectrum) -> Fact:
         surface=str(one.metadata.get("surface")),
         toward=section(one.metadata, "point").get("toward_grid"),
         penalty=section(one.metadata, "point").get("proximal"),
+        rederived=bool(section(one.metadata, "point").get("rederived_scales")),
+        ends=_whole(recipe.get("max_steps")),
         setting=tuple((setting_of(one) | _schedule(recipe)).items()),
     )
 
 
+def _whole(steps: Any) -> int | None:
+    return int(steps) if known(steps) and steps > 0 else None
+
+
 def _schedule(recipe: dict[str, Any]) -> dict[str, str]:
-    """Return length, rate and schedule of the training, empty where a run does not tell."""
+    """Return start, length, rate and schedule of the training, empty where a run does not tell."""
     steps, rate = recipe.get("max_steps"), recipe.get("learning_rate")
     if not known(steps) or not known(rate):
         return {}
-    return {"training": f"{steps:g} steps, {recipe.get('lr_scheduler_type')}, rate {rate:g}"}
+    start = str(recipe.get("model_sha256") or "")[:6]
+    return {
+        "model": start,
+        "training": f"{steps:g} steps, {recipe.get('lr_scheduler_type')}, rate {rate:g}",
+    }
 
 
 def _once(facts: Iterable[Fact]) -> tuple[list[Fact], list[str]]:

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from functools import cache
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from analysis.claims.facts import Fact
-from analysis.claims.rules import Claim, Interval, variant, verdict_of_spectra
+from analysis.claims.rules import (
+    SEEDS,
+    Claim,
+    Interval,
+    student_of_intervals,
+    variant,
+    verdict_of_runs,
+    verdict_of_spectra,
+)
 from analysis.comparable import check_comparable
-from analysis.load import spectrum
+from analysis.load import KEPT, spectrum
 from spectra.errors import UsageError
 from spectra.quadrature.difference import differences
+from spectra.record.files import ARRAYS
 
 Pairs = dict[int, tuple[Fact, Fact]]
 
@@ -27,36 +37,49 @@ def along(facts: Iterable[Fact], method: str) -> dict[int, list[Fact]]:
     facts = list(facts)
     method = variant([fact.method for fact in facts], method)
     for fact in facts:
-        if fact.method == method and fact.toward is None and fact.surface == "ste":
+        if fact.method == method and fact.in_place and fact.surface == "ste":
             found.setdefault(fact.seed, []).append(fact)
-    start = [f for f in facts if f.step == 0 and f.toward is None and f.surface == "ste"]
+    start = [f for f in facts if f.step == 0 and f.in_place and f.surface == "ste"]
     for series in found.values():
         if start and all(fact.step for fact in series):
             series.append(start[0])
     return {seed: sorted(found[seed], key=lambda f: f.step) for seed in sorted(found)}
 
 
-@cache
-def quantities(a: str, b: str) -> dict[str, Interval]:
+def quantities(a: Fact, b: Fact) -> dict[str, Interval]:
     """Return what `spectra.quadrature.differences` says of two records, by name."""
+    return _quantities(a.path, _version(a), b.path, _version(b))
+
+
+def _version(fact: Fact) -> int:
+    return (Path(fact.path) / ARRAYS).stat().st_mtime_ns
+
+
+@lru_cache(maxsize=KEPT)
+def _quantities(a: str, _: int, b: str, __: int) -> dict[str, Interval]:
     found = differences(spectrum(a).measure, spectrum(b).measure)
     return {one.name: (one.value, one.lower, one.upper) for one in found}
 
 
 def compared(pairs: Pairs, quantity: str, side: int, **claim: Any) -> Claim:
     """Return the claim that B − A of a quantity lies on a side, for each seed's pair (A, B)."""
-    values, sources = {}, []
+    values, sources, tokens = {}, [], set()
     notes = list(claim.pop("notes", ()))
     for seed, (a, b) in pairs.items():
         try:
             check_comparable(a.spectrum, b.spectrum)
-            found = quantities(a.path, b.path).get(quantity)
+            found = quantities(a, b).get(quantity)
         except UsageError as error:
             notes.append(f"seed {seed} left out: {a.path} against {b.path}: {error}")
             continue
         if found is not None and not all(math.isnan(x) for x in found):
             values[seed] = found
             sources += [a.path, b.path]
+            tokens.add(tuple(int(count) for count in a.spectrum.tokens))
+    if len(tokens) == 1:
+        (counts,) = tokens
+        batches = "1 batch" if len(counts) == 1 else f"{len(counts)} batches"
+        notes.append(f"on {batches} of {sum(counts):,} tokens, the same for all seeds")
     return on_spectra(values, side, quantity=quantity, notes=notes, sources=sources, **claim)
 
 
@@ -66,15 +89,28 @@ def on_spectra(
     *,
     sources: Iterable[str],
     notes: Iterable[str] = (),
+    trained: bool = False,
     **claim: Any,
 ) -> Claim:
-    """Return the claim that a quantity lies on a side of zero, with an interval for each seed."""
+    """Return the claim that a quantity lies on a side of zero, with an interval for each seed.
+
+    Args:
+        values: Interval of each seed.
+        side: +1 if the claim says the quantity is positive, −1 negative.
+        sources: Records.
+        notes: What a reader must know.
+        trained: Whether training decides the quantity, so that seeds differ by more than intervals.
+        claim: The rest of the claim.
+    """
+    found = list(values.values())
+    whole = trained and len(found) >= SEEDS and all(math.isfinite(x) for v in found for x in v)
     return Claim(
         **claim,
         side=side,
-        values=tuple(values.values()),
+        values=tuple(found),
         seeds=tuple(values),
-        verdict=verdict_of_spectra(list(values.values()), side),
+        mean=student_of_intervals(found) if whole else None,
+        verdict=(verdict_of_runs if trained else verdict_of_spectra)(found, side),
         notes=tuple(notes),
         sources=tuple(sources),
     )

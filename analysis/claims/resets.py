@@ -19,7 +19,7 @@ import numpy as np
 from analysis.claims.facts import Fact
 from analysis.claims.pairs import Pairs, along, compared, on_spectra
 from analysis.claims.rules import Claim, Interval
-from analysis.labels import RESET
+from analysis.labels import RESET, masked_share
 from spectra.record.spectrum import Spectrum
 
 ONLY_MASK = (
@@ -27,6 +27,7 @@ ONLY_MASK = (
     "mask can change here"
 )
 EQUAL = "the two operators are equal, whatever the steps resolve"
+POWER = 1e-3  # of the largest coefficient: what must be told from no change at all
 TINY = 1e-300  # of an operator that is zero
 ERRORS = 10  # product errors that may add up in that many steps
 STEPS = 8  # Lanczos steps that are held against each other
@@ -56,7 +57,7 @@ def claims_on_resets(facts: list[Fact], bits: float) -> list[Claim]:
             ),
             compared(
                 pairs,
-                "near_zero_resolved",
+                "near_zero_0.1",
                 -1,
                 key=f"reset_near_zero_{surface}",
                 statement=f"A reset of {fraction:g} leaves fewer eigenvalues near zero {common}",
@@ -88,9 +89,9 @@ def _pairs(facts: list[Fact], surface: str) -> Pairs:
             if (fact.method, fact.seed, fact.step, fact.surface)
             == (last.method, seed, last.step, surface)
         ]
-        still = next((f for f in there if not f.toward), None)
+        still = next((f for f in there if f.in_place or f.toward == 0), None)
         nearer = min(
-            (f for f in there if f.toward),
+            (f for f in there if f.toward and not f.rederived and not f.penalty),
             key=lambda f: abs((f.toward or 0.0) - RESET),
             default=None,
         )
@@ -122,11 +123,12 @@ def _unchanged(pairs: Pairs, bits: float, surface: str) -> Claim:
 def coefficient_change(a: Spectrum, b: Spectrum) -> Interval | None:
     """Return the largest change of a coefficient over what rounding allows, less 1.
 
-    None where the start vectors differ: such runs cannot be held against each other. Where a mask
-    changes so does the start vector, which has no masked coordinates, and the change is large.
+    None where the start vectors differ, as with another mask, whose coordinates they do not have:
+    such runs cannot be held against each other; and where products are so wrong that equal is not
+    told from different.
     """
     steps = same_start(a, b)
-    if not steps:
+    if not steps or allowed(a, b) > POWER * float(np.abs(a.alphas).max()):
         return None
     change = max(
         float(np.abs(x[..., :steps] - y[..., :steps]).max())
@@ -149,6 +151,8 @@ def same_start(a: Spectrum, b: Spectrum) -> int:
     ones answer to rounding.
     """
     settings = [one.metadata.get("estimator", {}) for one in (a, b)]
+    if masked_share(a.metadata) != masked_share(b.metadata):
+        return 0
     if a.alphas.shape[:2] != b.alphas.shape[:2] or any(
         settings[0].get(key) != settings[1].get(key) for key in SAME_START
     ):

@@ -8,9 +8,12 @@ The claims are those of WinQ (arXiv 2605.17471). The rules:
 *On spectra.* For each seed the difference of two records of the same batches has a 95 % interval
 (`spectra.quadrature.differences`: resolution, probes, rounding). The claim holds for a seed if the
 interval lies wholly on the claimed side of zero, fails if wholly on the other, else it is not
-resolved. With three seeds or more: reproduced if it holds for all of them, contradicted if it fails
-for all of them, otherwise not resolved. Quantities whose interval is everything (near-zero masses
-that the steps do not resolve) are not resolved by the same rule.
+resolved. Reproduced if it holds for all of three or more seeds, contradicted if it fails for all.
+These intervals say how well a number is known, not how much it differs from run to run; three runs
+agree in sign by chance one time in four. So where the claim is about training (two runs, or two
+steps of one) Student's t over the seeds must say the same: 95 %, widened by the mean distance of
+the seeds' own ends. Everything else is not resolved. Shares near zero are those within ±0.1, fixed
+before looking: where the steps do not resolve that, nothing is.
 
 *On training.* For each seed one number (a difference of held-out losses, a ratio of steps);
 Student's t over the seeds gives its mean a 95 % interval. Reproduced if the interval lies on the
@@ -18,9 +21,10 @@ claimed side, contradicted if on the other, else not resolved. A run that never 
 baseline's loss has no ratio, and leaving it out would flatter: contradicted if none reaches it,
 not resolved if some do.
 
-A baseline that ends no lower than it began leaves nothing to reach sooner, and that seed
-out. *In the middle* is the mean over the evaluations of the middle third of a run, after the first
-of three resets. *Early* is the first quarter.
+The baseline's time to its final loss is when it
+first had that loss. A baseline that ends no lower than it began leaves nothing to reach sooner, and
+that seed out. *In the middle* is the mean over the evaluations of the middle third of a run, after
+the first of three resets. *Early* is the first quarter.
 
 *On settings* (fraction, interval, noise, early or late resets): the claim is the paper's, that its
 usual setting ends lower than the other one; the rule is that on training.
@@ -110,6 +114,23 @@ def verdict_of_spectra(values: Sequence[Interval], side: int) -> str:
     return {frozenset({1}): "reproduced", frozenset({-1}): "contradicted"}.get(
         frozenset(sides), "not resolved"
     )
+
+
+def student_of_intervals(values: Sequence[Interval]) -> Interval:
+    """Return mean and 95 % interval over the seeds of numbers that have intervals themselves."""
+    middle = student([value for value, _, _ in values])
+    below = float(np.mean([value - lower for value, lower, _ in values]))
+    above = float(np.mean([upper - value for value, _, upper in values]))
+    return middle[0], middle[1] - below, middle[2] + above
+
+
+def verdict_of_runs(values: Sequence[Interval], side: int) -> str:
+    """Return the verdict of intervals of trained runs: each seed's, and Student's t over them."""
+    verdict = verdict_of_spectra(values, side)
+    if verdict in ("reproduced", "contradicted"):
+        where = side_of(student_of_intervals(values)) * side
+        return verdict if where == (1 if verdict == "reproduced" else -1) else "not resolved"
+    return verdict
 
 
 def verdict_of_training(values: Sequence[float], side: int) -> str:

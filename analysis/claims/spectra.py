@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from analysis.claims.resets import claims_on_resets
 from analysis.claims.rules import Claim, Interval, variant
 from spectra.record.spectrum import Spectrum
 
+NEAR = "near_zero_0.1"
 BEYOND, WITHIN = 0.4, 1.5e-3  # the paper's share of eigenvalues near zero, and its threshold
 METHODS = (
     ("winq", "winq_magnitude", "WinQ keeps eigenvalues larger than the baseline's", 1, ""),
@@ -28,7 +30,7 @@ METHODS = (
     ("reset", "reset_magnitude", "Resets alone keep eigenvalues larger", 1, ""),
     ("noise", "noise_regularizes", "Noise alone lowers the eigenvalues", -1, ""),
 )
-QUANTITY = {"winq_near_zero": "near_zero_resolved", "winq_norm": "spectral_norm"}
+QUANTITY = {"winq_near_zero": NEAR, "winq_norm": "spectral_norm"}
 
 
 def claims_on_spectra(records: pd.DataFrame) -> tuple[list[Claim], list[str]]:
@@ -61,7 +63,11 @@ def _claims(facts: list[Fact]) -> list[Claim]:
 
 
 def _at_the_end(facts: list[Fact], bits: float) -> list[Claim]:
-    ends = {seed: series[-1] for seed, series in along(facts, "baseline").items()}
+    ends = {
+        seed: series[-1]
+        for seed, series in along(facts, "baseline").items()
+        if series[-1].at_the_end
+    }
     return [
         _of_one(
             ends,
@@ -118,6 +124,8 @@ def _depth(one: Spectrum) -> Interval:
 
 
 def _beyond(one: Spectrum) -> Interval:
+    if one.measure.delta >= WITHIN:  # nothing below the product error is told from zero
+        return math.nan, -math.inf, math.inf
     found = one.mass(-WITHIN, WITHIN)
     return found.value - BEYOND, found.lower - BEYOND, found.upper - BEYOND
 
@@ -126,13 +134,14 @@ def _along_training(facts: list[Fact], bits: float) -> list[Claim]:
     pairs = {
         seed: (one[0], one[-1])
         for seed, one in along(facts, "baseline").items()
-        if one[0].step < one[-1].step
+        if one[0].step < one[-1].step and one[-1].at_the_end
     }
     return [
         compared(
             pairs,
-            "near_zero_resolved",
+            NEAR,
             1,
+            trained=True,
             key="near_zero_grows",
             statement="The share of eigenvalues near zero grows during plain QAT",
             paper="beyond 40 % at few bits",
@@ -142,6 +151,7 @@ def _along_training(facts: list[Fact], bits: float) -> list[Claim]:
             pairs,
             "rms_eigenvalue",
             -1,
+            trained=True,
             key="magnitude_falls",
             statement="Eigenvalues shrink during plain QAT",
             paper="",
@@ -162,6 +172,7 @@ def _methods(facts: list[Fact], bits: float) -> list[Claim]:
                     pairs,
                     QUANTITY.get(key, "rms_eigenvalue"),
                     side,
+                    trained=True,
                     key=key,
                     statement=f"{statement} (last step)",
                     paper=paper,
@@ -177,7 +188,10 @@ def _ends(a: dict[int, list[Fact]], b: dict[int, list[Fact]]) -> Pairs:
     return {
         seed: (a[seed][-1], b[seed][-1])
         for seed in a
-        if seed in b and a[seed][-1].step == b[seed][-1].step
+        if seed in b
+        and a[seed][-1].step == b[seed][-1].step
+        and a[seed][-1].at_the_end
+        and b[seed][-1].at_the_end
     }
 
 
@@ -194,6 +208,7 @@ def _across_widths(facts: list[Fact], widths: list[float]) -> list[Claim]:
             pairs,
             "spectral_norm",
             -1,
+            trained=True,
             key="bits_magnitude",
             statement=f"Fewer bits, smaller eigenvalues: {words}",
             paper="smaller max |λ|",
@@ -201,8 +216,9 @@ def _across_widths(facts: list[Fact], widths: list[float]) -> list[Claim]:
         ),
         compared(
             pairs,
-            "near_zero_resolved",
+            NEAR,
             1,
+            trained=True,
             key="bits_near_zero",
             statement=f"Fewer bits, more eigenvalues near zero: {words}",
             paper="more near zero",

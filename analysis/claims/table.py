@@ -10,7 +10,7 @@ import pandas as pd
 from analysis.claims.rules import Claim, side_of
 
 QUANTITIES = {
-    "near_zero_resolved": "change of the mass within the finest ±τ resolved",
+    "near_zero_0.1": "change of the mass within ±0.1",
     "rms_eigenvalue": "change of the rms eigenvalue",
     "spectral_norm": "change of max |λ|",
 }

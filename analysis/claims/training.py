@@ -20,7 +20,7 @@ from analysis.claims.curves import (
 from analysis.claims.rules import Claim, variant
 from analysis.labels import bits_label
 
-SETTING = ("a_bits", "quantizer", "base_learning_rate", "schedule", "max_steps")
+SETTING = ("model", "a_bits", "quantizer", "base_learning_rate", "schedule", "max_steps")
 COLUMNS = ("path", "method", "seed", "w_bits", "step", "eval_loss")
 ENDS = (
     ("winq", "winq_lower", "WinQ ends at a lower loss than the baseline"),
@@ -47,7 +47,7 @@ def claims_on_training(training: pd.DataFrame) -> list[Claim]:
 
 def _setting(row: pd.Series[Any], names: list[str]) -> str:
     words = [bits_label(row["w_bits"], row.get("a_bits"))]
-    words += [str(row[name]) for name in names if name in ("quantizer", "schedule")]
+    words += [str(row[name]) for name in names if name in ("model", "quantizer", "schedule")]
     if "base_learning_rate" in names:
         words.append(f"rate {row['base_learning_rate']:g}")
     if "max_steps" in names:
@@ -63,7 +63,7 @@ def _claims(mine: pd.DataFrame, bits: float, words: str) -> list[Claim]:
         other, more = curves(mine, stand_in)
         pairs, notes = paired(base, other)
         notes = [*([f"measured on {stand_in}"] if stand_in != method else []), *notes]
-        if not pairs:
+        if not pairs and not (notes or twice or more):
             continue
         common: dict[str, Any] = {
             "w_bits": bits,
@@ -82,7 +82,7 @@ def _claims(mine: pd.DataFrame, bits: float, words: str) -> list[Claim]:
                 **common,
             )
         )
-        if method == "winq":
+        if method == "winq" and pairs:
             found += _winq(pairs, common)
     return [*found, *_gradient(mine, bits, words), *ablations(mine, bits, words)]
 
@@ -147,9 +147,10 @@ def _gradient(mine: pd.DataFrame, bits: float, words: str) -> list[Claim]:
 
 
 def fallen(curve: pd.Series[Any]) -> float:
-    """Return how much of its fall over a run a curve has done early in it; 0 if it never falls."""
+    """Return how much of its fall over a run a curve has done early in it, 0 to 1."""
     early = curve[curve.index <= EARLY * curve.index[-1]]
     if early.empty:
         return 0.0
     whole = float(curve.iloc[0] - curve.iloc[-1])
-    return float(curve.iloc[0] - early.iloc[-1]) / whole if whole > 0 else 0.0
+    share = float(curve.iloc[0] - early.iloc[-1]) / whole if whole > 0 else 0.0
+    return min(max(share, 0.0), 1.0)

@@ -16,7 +16,7 @@ SURFACES = {"ste": BLUE, "quantized": VERMILION, "latent": PURPLE}
 WORDS = {
     "spectral_norm": "change of max |λ|",
     "rms_eigenvalue": "change of the rms eigenvalue",
-    "near_zero_resolved": "change of the share near zero",
+    "near_zero_0.1": "change of the share within ±0.1",
     "wasserstein": "Wasserstein distance",
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -9,10 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from analysis.labels import bits_label
+from analysis.labels import bits_label, known
 from analysis.resets import regime, reset_events
 from analysis.style import BLACK, CATEGORIES, GREY, axes_for, figure_style
 from analysis.tables import SIGN
+from spectra.errors import UsageError
 
 MAP = "PuOr_r"  # ahead is violet, behind is orange
 WORDS = {"end": "at the end", "middle": "in the middle third"}
@@ -36,8 +39,10 @@ def plot_regime(training: pd.DataFrame, value: str = "end") -> Figure:
     widths = sorted(table["w_bits"].unique())
     limit = max(float(table[value].abs().max()), 1e-3)
     norm = TwoSlopeNorm(0.0, -limit, limit)
-    pairs = table[["reset_every", "reset_fraction"]].drop_duplicates().to_numpy()
-    rows = sorted((float(every), float(fraction)) for every, fraction in pairs)
+    if table.empty:
+        raise UsageError("none of these runs has resets; train one: spectra train --recipe winq.")
+    order = table.sort_values(["reset_every", "reset_fraction", "method"])
+    rows = [str(name) for name in order["method"].drop_duplicates()]
     pairs = table[["base_learning_rate", "schedule"]].drop_duplicates().to_numpy()
     columns = sorted(((float(rate), str(schedule)) for rate, schedule in pairs), reverse=True)
     with figure_style():
@@ -48,7 +53,7 @@ def plot_regime(training: pd.DataFrame, value: str = "end") -> Figure:
             _map(panel, table[table["w_bits"] == bits], value, rows, columns, norm)
             panel.set_title(bits_label(bits, None), loc="left", weight="bold")
         panels[0].set_yticks(
-            np.arange(len(rows)) + 0.5, [f"every {k:g}, f = {f:g}" for k, f in rows]
+            np.arange(len(rows)) + 0.5, [_words(order[order["method"] == name]) for name in rows]
         )
         bar = figure.colorbar(
             mpl.cm.ScalarMappable(norm, MAP), ax=list(panels), pad=0.01, fraction=0.04
@@ -58,20 +63,30 @@ def plot_regime(training: pd.DataFrame, value: str = "end") -> Figure:
     return figure
 
 
+def _words(runs: pd.DataFrame) -> str:
+    """Return "winq, every 24, f = 0.4, from step 120": what one method's resets are."""
+    first = runs.iloc[0]
+    kind = re.split("-", str(first["method"]))[0]
+    words = [kind, f"every {first['reset_every']:g}", f"f = {first['reset_fraction']:g}"]
+    for key, word in (("reset_from", "from"), ("reset_until", "until")):
+        if known(first[key]):
+            words.append(f"{word} step {first[key]:g}")
+    return ", ".join(words)
+
+
 def _map(
     ax: Axes,
     table: pd.DataFrame,
     value: str,
-    rows: list[tuple[float, float]],
+    rows: list[str],
     columns: list[tuple[float, str]],
     norm: TwoSlopeNorm,
 ) -> None:
     grid = np.full((len(rows), len(columns)), np.nan)
-    for i, (every, fraction) in enumerate(rows):
+    for i, method in enumerate(rows):
         for j, (rate, schedule) in enumerate(columns):
             cell = table[
-                (table["reset_every"] == every)
-                & (table["reset_fraction"] == fraction)
+                (table["method"] == method)
                 & (table["base_learning_rate"] == rate)
                 & (table["schedule"] == schedule)
             ]

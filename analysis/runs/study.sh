@@ -4,14 +4,17 @@
 set -euo pipefail
 recipes=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 results=${1:-study}
+if [ -e "${SMOLLM2:-}" ]; then SMOLLM2=$(realpath "$SMOLLM2"); fi
 mkdir -p "$results"
 cd "$results"
 
-part() { local name=$1; shift; spectra reproduce --config "$recipes/$name.yaml" --output "$name" "$@"; }
+failed=()
+run() { "$@" || failed+=("${*: -1}"); } # what fails is told at the end, and the rest goes on
+part() { local name=$1; shift; run spectra reproduce --config "$recipes/$name.yaml" "$@" --output "$name"; }
 # One probe, at most 1,500 products, until ±0.1 is known to ±0.05; then what 24 steps left open.
 near_zero() {
     local name=${1#*/runs/}
-    spectra estimate --ckpt "$1" --data stdlib --seq_len 256 --num_batches 1 --basis none \
+    run spectra estimate --ckpt "$1" --data stdlib --seq_len 256 --num_batches 1 --basis none \
         --tol 0.05 --tau 0.1 --max_hvps 1500 --resume --output "near-zero/${name/\/checkpoint-/-step-}"
 }
 
@@ -29,7 +32,7 @@ for seed in 0 1 2; do near_zero "factorial-w2/runs/w2-winq-seed$seed/checkpoint-
 
 # The penalty behind the reset, at the γ that f = 0.4 stands for with a rate of 1e-3.
 for seed in 0 1 2; do
-    spectra estimate --ckpt "factorial-w2/runs/w2-baseline-seed$seed/checkpoint-240" --surface latent \
+    run spectra estimate --ckpt "factorial-w2/runs/w2-baseline-seed$seed/checkpoint-240" --surface latent \
         --proximal 666.6667 --data stdlib --seq_len 256 --num_batches 1 --lanczos_steps 24 --resume \
         --output "penalty/w2-baseline-seed$seed"
 done
@@ -37,11 +40,13 @@ done
 # One operator, one probe, as many products as the reference procedure spends on ten; and that
 # procedure on the same operator, as published and in float32.
 one=(--ckpt factorial-w2/runs/w2-baseline-seed0/checkpoint-240 --data stdlib --seq_len 256 --num_batches 2 --reduce mean)
-spectra estimate "${one[@]}" --basis none --tol 0.05 --tau 0.01 --max_hvps 12000 --save_state_every 500 \
+run spectra estimate "${one[@]}" --basis none --tol 0.05 --tau 0.01 --max_hvps 12000 --save_state_every 500 \
     --resume --output bounded/one-probe
 for dtype in bfloat16 float32; do
-    spectra estimate "${one[@]}" --protocol winq --dtype $dtype --vector_dtype $dtype --resume \
+    run spectra estimate "${one[@]}" --protocol winq --dtype $dtype --vector_dtype $dtype --resume \
         --output "bounded/reference-$dtype"
 done
 
 part language-model ${SMOLLM2:+--model "$SMOLLM2"} --data stdlib
+
+if [ ${#failed[@]} -gt 0 ]; then echo "not finished: ${failed[*]}" >&2; exit 1; fi

@@ -20,6 +20,7 @@ from spectra.record.digest import KEY, json_sha256
 from spectra.record.jsonfile import read_json
 from spectra.record.lock import FILE as LOCK
 from spectra.study.cells import CAGE, METHODS, SCHEDULES, cell
+from spectra.train.recipes.winq import SHARE
 
 FILE = "study.json"
 VERSION = 1
@@ -113,6 +114,13 @@ class Study:
                     f"{name}={getattr(self, name)!r} is not one of {', '.join(among)}"
                     f"{nearest(getattr(self, name), among)}."
                 )
+        first: dict[str, str] = {}
+        for method in self.methods:
+            same = first.setdefault(repr(_meaning(method, self)), method)
+            if same != method:
+                raise UsageError(
+                    f"methods {same} and {method} are one, by another name; name it once."
+                )
         if self.spectra_methods and not set(self.spectra_methods) & set(self.methods):
             raise UsageError(
                 f"spectra_methods={', '.join(self.spectra_methods)} are not among "
@@ -186,6 +194,15 @@ def method_settings(method: str, asked: Study) -> dict[str, Any]:
         f"winq+{CAGE}": settings | {"recipe": f"winq+{CAGE}"},
     }[found.kind]
     return settings | found.recipe
+
+
+def _meaning(method: str, asked: Study) -> list[Any]:
+    """Return what decides the runs of a method, equal for two names of one."""
+    found, settings = cell(method), method_settings(method, asked)
+    if settings.get("reset_fraction", 0) and settings.get("reset_every") is None:
+        settings["reset_every"] = max(1, asked.max_steps // SHARE)
+    rate = found.learning_rate or asked.learning_rate
+    return [sorted(settings.items()), rate, found.schedule or asked.lr_scheduler_type]
 
 
 PRESETS: dict[str, Study] = {

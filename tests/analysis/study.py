@@ -24,6 +24,9 @@ def write_spectrum(
     proximal: float | None = None,
     steps: int = 60,
     probe_seed: int | None = None,
+    rederived: bool | None = None,
+    max_steps: int | None = None,
+    **changes: Any,
 ) -> None:
     """Estimate `operator` and save the record as that of a checkpoint."""
     probes = seed if probe_seed is None else probe_seed
@@ -35,14 +38,16 @@ def write_spectrum(
         "a_bits": 16,
         "method": method,
         "step": step,
-        "quantization": {"recipe": {"seed": seed}},
+        "quantization": {"recipe": {"seed": seed, "max_steps": max_steps}},
     }
     meta["surface"] = surface
     meta["data"] = {"source": "stdlib:heldout (Python 3)", "sha256": "0", "seq_len": 8}
     meta["point"] = {
         "toward_grid": toward_grid,
-        "rederived_scales": None,
+        "rederived_scales": rederived,
         "noisy_weights": None,
         "proximal": proximal,
     }
+    for name, change in changes.items():
+        meta[name] = meta.get(name, {}) | change if isinstance(change, dict) else change
     record.save(dataclasses.replace(spec, metadata=meta), place)

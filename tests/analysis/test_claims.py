@@ -13,7 +13,14 @@ import pytest
 import torch
 
 import analysis
-from analysis.claims.rules import student, variant, verdict_of_spectra, verdict_of_training
+from analysis.claims.rules import (
+    student,
+    student_of_intervals,
+    variant,
+    verdict_of_runs,
+    verdict_of_spectra,
+    verdict_of_training,
+)
 from analysis.claims.training import log_speedup
 from analysis.labels import method_name
 from analysis.load import RecordWarning
@@ -47,6 +54,28 @@ def test_verdicts_of_training_are_those_of_students_t() -> None:
     assert upper - mean == pytest.approx(4.302652729911275 / math.sqrt(3))  # t(2), 97.5 %
     assert mean - lower == pytest.approx(upper - mean)
     assert student([1.0])[1:] == (-math.inf, math.inf)
+
+
+def test_three_runs_that_agree_by_chance_are_no_finding() -> None:
+    """λ of one run is known to 1e-3; three runs on one side are what a coin gives in four."""
+    sharp = [(x, x - 1e-3, x + 1e-3) for x in (-3.2, -17.1, -2.9)]
+    assert verdict_of_spectra(sharp, -1) == "reproduced"
+    assert verdict_of_runs(sharp, -1) == verdict_of_runs(sharp, 1) == "not resolved"
+    close = [(x, x - 1e-3, x + 1e-3) for x in (-3.2, -3.1, -2.9)]
+    assert verdict_of_runs(close, -1) == "reproduced"
+    assert verdict_of_runs(close, 1) == "contradicted"
+    mean, lower, upper = student_of_intervals([(x, x - 0.5, x + 0.25) for x in (1.0, 2.0, 3.0)])
+    plain = student([1.0, 2.0, 3.0])
+    assert (mean, lower, upper) == pytest.approx((2.0, plain[1] - 0.5, plain[2] + 0.25))
+    rng = np.random.default_rng(0)
+    null = [[(x, x, x) for x in rng.standard_normal(3)] for _ in range(2000)]
+    wrong = sum(verdict_of_runs(values, 1) != "not resolved" for values in null) / 2000
+    assert wrong < 0.06  # 5 % by Student's t; 25 % by signs alone
+
+
+def test_the_baseline_is_not_sooner_than_itself() -> None:
+    noisy = pd.Series({0: 4.0, 50: 2.9, 75: 3.1, 100: 3.0})
+    assert log_speedup(noisy, noisy) == 0.0
 
 
 def test_speedup_interpolates_between_evaluations() -> None:
@@ -213,6 +242,10 @@ def test_runs_that_cannot_be_told_apart_or_end_elsewhere_are_left_out_and_named(
     frame = logs()
     second = frame[frame["path"] == "winq1"].assign(path="winq1-again", eval_loss=9.0)
     found = {c.key: c for c in analysis.claims(None, pd.concat([frame, second]))}
+    copies = pd.concat([frame, frame.assign(path=frame["path"] + "-copy")])
+    (alone,) = (c for c in analysis.claims(None, copies) if c.key == "winq_lower")
+    assert alone.verdict == "not measured"
+    assert any("2 runs of baseline" in note for note in alone.notes)
     assert found["winq_lower"].seeds == (0, 2)
     assert found["winq_lower"].verdict == "withheld"
     assert any("2 runs of winq" in note for note in found["winq_lower"].notes)

@@ -119,3 +119,64 @@ def test_a_penalty_is_a_shift_and_nothing_else(tmp_path: Path, added: float, ver
     assert found["penalty_latent"].verdict == verdict
     assert "γ = 5 " in found["penalty_latent"].statement
     assert found["saddle"].verdict == "reproduced"  # of the loss itself, not of the penalized one
+
+
+def test_equality_is_not_claimed_of_other_masks_or_of_wrong_products(tmp_path: Path) -> None:
+    for name, changes, moved in (
+        ("mask", {"masked_fraction": 0.1}, {"masked_fraction": 0.05}),
+        ("wrong", {"checks": {"product_error": 0.5}}, {"checks": {"product_error": 0.5}}),
+    ):
+        for seed in range(3):
+            for fraction, more in ((None, changes), (0.4, moved)):
+                write_spectrum(
+                    tmp_path / f"{name}/{seed}-{fraction}",
+                    matrix(ramp(2.0)),
+                    method="baseline",
+                    seed=seed,
+                    step=10,
+                    toward_grid=fraction,
+                    **more,
+                )
+        found = {c.key: c for c in analysis.claims(analysis.load(tmp_path / name))}
+        assert found["reset_unchanged_ste"].verdict == "not measured"
+        assert found["reset_ste"].verdict == "not resolved"
+
+
+def test_scales_derived_anew_are_no_frozen_ones(tmp_path: Path) -> None:
+    for seed in range(3):
+        for fraction, rederived, top in ((None, None, 2.0), (0.4, False, 3.0), (0.4, True, 1.0)):
+            write_spectrum(
+                tmp_path / f"{seed}-{fraction}-{rederived}",
+                matrix(ramp(top)),
+                method="baseline",
+                seed=seed,
+                step=10,
+                toward_grid=fraction,
+                rederived=rederived,
+            )
+    found = {c.key: c for c in analysis.claims(analysis.load(tmp_path))}
+    assert found["reset_ste"].verdict == "reproduced"
+
+
+def test_products_too_wrong_for_a_share_do_not_end_the_others(tmp_path: Path) -> None:
+    for seed in range(3):
+        write_spectrum(
+            tmp_path / f"{seed}", matrix(ramp(2.0)), method="baseline", seed=seed, step=10,
+            checks={"product_error": 0.01},
+        )  # fmt: skip
+    found = {c.key: c for c in analysis.claims(analysis.load(tmp_path))}
+    assert found["near_zero_share"].verdict == "not resolved"
+    assert found["saddle"].verdict == "reproduced"
+    analysis.write_report(tmp_path)
+
+
+def test_a_run_that_has_not_ended_is_no_end(tmp_path: Path) -> None:
+    for seed in range(3):
+        for step in (0, 10 if seed else 5):
+            write_spectrum(
+                tmp_path / f"{seed}-{step}", matrix(ramp(2.0 - step / 10)), method="baseline",
+                seed=seed, step=step, max_steps=10,
+            )  # fmt: skip
+    found = {c.key: c for c in analysis.claims(analysis.load(tmp_path))}
+    assert found["saddle"].seeds == found["magnitude_falls"].seeds == (1, 2)
+    assert found["saddle"].verdict == "withheld"

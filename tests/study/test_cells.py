@@ -62,6 +62,21 @@ def test_a_cell_decides_rate_and_schedule_of_its_run() -> None:
     assert second.name == "w2-reset-k5-lr2e-3-constant-seed0"
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("winq", "winq-f0.4"),
+        ("winq", "winq-k80"),
+        ("winq-lr3e-4", "winq-lr0.0003"),
+        ("baseline", "baseline-cosine"),
+        ("noise", "noise-s0.001"),
+    ],
+)
+def test_two_names_of_one_method_are_refused(one: str, other: str) -> None:
+    with pytest.raises(UsageError, match=f"methods {one} and {other} are one"):
+        Study(methods=[one, other], spectra_methods=[])
+
+
 def test_step_zero_once_is_a_record_of_each_width_and_surface() -> None:
     asked = Study(
         bits=[1.0, 2.0],
