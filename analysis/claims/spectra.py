@@ -13,6 +13,7 @@ from analysis.claims.pairs import Pairs, along, compared, on_spectra
 from analysis.claims.penalty import claims_on_penalties
 from analysis.claims.resets import claims_on_resets
 from analysis.claims.rules import Claim, Interval, variant
+from analysis.labels import masked_share
 from spectra.record.spectrum import Spectrum
 
 NEAR = "near_zero_0.1"
@@ -110,7 +111,17 @@ def _of_one(
         w_bits=bits,
         quantity=quantity,
         sources=[fact.path for fact in ends.values()],
+        notes=_masked(ends) if measure is _beyond else (),
     )
+
+
+def _masked(ends: dict[int, Fact]) -> tuple[str, ...]:
+    """Say how many of the eigenvalues near zero are the clip mask's."""
+    shares = sorted(masked_share(fact.spectrum.metadata) for fact in ends.values())
+    if not shares or not shares[-1]:
+        return ()
+    words = " to ".join(dict.fromkeys(f"{share:.1%}" for share in (shares[0], shares[-1])))
+    return (f"{words} are exact zeros of the clip mask",)
 
 
 def _depth(one: Spectrum) -> Interval:

@@ -97,6 +97,13 @@ def test_the_share_near_zero_is_held_against_what_the_paper_has(tmp_path: Path) 
             )
         found = {c.key: c for c in analysis.claims(analysis.load(tmp_path / str(share)))}
         assert found["near_zero_share"].verdict == verdict
+        assert found["near_zero_share"].notes == ()
+    write_spectrum(
+        tmp_path / "masked/0", matrix(pile), method="baseline", seed=0, step=10,
+        masked_fraction=0.425,
+    )  # fmt: skip
+    found = {c.key: c for c in analysis.claims(analysis.load(tmp_path / "masked"))}
+    assert found["near_zero_share"].notes == ("42.5% are exact zeros of the clip mask",)
 
 
 @pytest.mark.parametrize(("added", "verdict"), [(5.0, "reproduced"), (5.001, "contradicted")])
