@@ -12,7 +12,6 @@ import os
 import platform
 import sysconfig
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 HELDOUT_SHARE = 16  # of 256: one file in sixteen is held out
@@ -24,8 +23,7 @@ def path_hash(relative: str) -> bytes:
     return hashlib.sha256(relative.encode()).digest()
 
 
-@cache
-def files(part: str) -> tuple[Path, ...]:
+def files(part: str) -> list[Path]:
     """Return the source files of `part` ("train" or "heldout") in an order fixed by their paths."""
     root = Path(sysconfig.get_paths()["stdlib"])
     found = []
@@ -35,7 +33,7 @@ def files(part: str) -> tuple[Path, ...]:
             digest = path_hash(path.relative_to(root).as_posix())
             if (digest[0] < HELDOUT_SHARE) == (part == "heldout"):
                 found.append((digest, path))
-    return tuple(path for _, path in sorted(found))
+    return [path for _, path in sorted(found)]
 
 
 def documents(part: str) -> Iterator[str]:
