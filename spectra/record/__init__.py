@@ -2,7 +2,7 @@
 
 from spectra.record.atomic import write_atomically
 from spectra.record.files import exists, load, save, save_arrays
-from spectra.record.lock import holding
+from spectra.record.lock import holding, tidy
 from spectra.record.spectrum import SCHEMA, Spectrum, probe_dim
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "probe_dim",
     "save",
     "save_arrays",
+    "tidy",
     "write_atomically",
 ]

@@ -75,8 +75,12 @@ def is_remnant(path: Path) -> bool:
     return _REMNANT.fullmatch(path.name) is not None
 
 
+def remnants(directory: Path) -> list[Path]:
+    """Return what killed processes have left of files in `directory` that they were writing."""
+    return [path for path in directory.glob(".*.tmp") if is_remnant(path)]
+
+
 def remove_remnants(directory: Path) -> None:
     """Remove what killed processes have left; only for who holds the directory's lock."""
-    for path in directory.glob(".*.tmp"):
-        if is_remnant(path):
-            path.unlink(missing_ok=True)
+    for path in remnants(directory):
+        path.unlink(missing_ok=True)

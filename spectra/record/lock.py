@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from spectra.errors import UsageError, WriteError
-from spectra.record.atomic import make_directory, remove_remnants
+from spectra.errors import SpectraError, UsageError, WriteError
+from spectra.record.atomic import make_directory, remnants, remove_remnants
 
 try:
     import fcntl
@@ -84,6 +84,17 @@ def holding(directory: Path) -> Iterator[None]:
                     (directory / FILE).unlink()
             os.close(descriptor)
             _remove(made)
+
+
+def tidy(directory: Path) -> None:
+    """Remove what a killed process has left in a directory, unless another one holds it.
+
+    For a directory that is not to be held again: the process ended after its work was whole on the
+    disk and before it had let go.
+    """
+    if (directory / FILE).exists() or remnants(directory):
+        with suppress(SpectraError), holding(directory):
+            pass
 
 
 def _acquire(directory: Path) -> int | None:

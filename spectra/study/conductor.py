@@ -69,6 +69,7 @@ def _conduct(asked: Study, root: Path, say: Say, progress: bool) -> Outcome:
     outcome = Outcome()
     for number, job in enumerate(todo, start=1):
         if is_done(job):
+            record.tidy(_place(job))  # it may have been killed after its last file
             outcome.done.append(job.name)
             continue
         if isinstance(job, EstimateJob) and job.run in outcome.failed:
@@ -96,9 +97,9 @@ def kind(job: Job) -> str:
 
 def is_done(job: Job) -> bool:
     """Return whether what a job makes is whole on disk."""
+    place = _place(job)
     if isinstance(job, TrainJob):
-        return (Path(str(job.request.output)) / SUMMARY).exists()
-    place = Path(str(job.request.output))
+        return (place / SUMMARY).exists()
     if not record.exists(place):
         return False
     try:
@@ -106,6 +107,10 @@ def is_done(job: Job) -> bool:
         return found.complete and bool(found.metadata.get("summary"))  # it is written last
     except SpectraError:
         return False
+
+
+def _place(job: Job) -> Path:
+    return Path(str(job.request.output))
 
 
 def _run(job: Job, asked: Study, *, progress: bool) -> None:

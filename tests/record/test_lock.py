@@ -13,7 +13,7 @@ import pytest
 
 from spectra.errors import UsageError, WriteError
 from spectra.record import lock
-from spectra.record.lock import FILE, holding
+from spectra.record.lock import FILE, holding, tidy
 
 
 class Other:
@@ -59,6 +59,19 @@ def test_a_killed_process_is_no_obstacle(tmp_path: Path) -> None:
     with holding(tmp_path):
         assert str(os.getpid()) in (tmp_path / FILE).read_text()
     assert not list(tmp_path.iterdir())  # nor is what it was writing
+
+
+def test_what_a_killed_process_left_goes_unless_it_is_held(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    tidy(run)
+    assert not run.exists()
+    other = Other(run)
+    (run / ".spectrum.npz.17.tmp").write_bytes(b"half")
+    tidy(run)
+    assert len(list(run.iterdir())) == 2
+    other.die()
+    tidy(run)
+    assert not list(run.iterdir())
 
 
 def test_one_process_does_not_hold_a_directory_twice(tmp_path: Path) -> None:

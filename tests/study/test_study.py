@@ -123,6 +123,15 @@ def test_an_interrupted_study_ends_with_the_same_numbers(
             np.testing.assert_array_equal(a.losses, b.losses)
 
 
+def test_a_kill_after_the_last_file_of_a_job_leaves_nothing(small: Study, finished: Path) -> None:
+    places = [Path(str(job.request.output)) for job in jobs(small, finished)]
+    for place in places:
+        (place / ".spectra.lock").write_text("17 elsewhere\n")
+        (place / ".run.json.17.tmp").write_bytes(b"half")
+    conduct(small, finished, progress=False)
+    assert not [path for place in places for path in place.glob(".*")]
+
+
 def test_another_study_in_the_same_place_is_refused(small: Study, finished: Path) -> None:
     with pytest.raises(UsageError, match="max_steps=4, and max_steps=8 is asked"):
         conduct(replace(small, max_steps=8), finished, progress=False)
