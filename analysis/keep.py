@@ -56,6 +56,17 @@ def keep(results: str | os.PathLike[str], directory: str | os.PathLike[str]) -> 
     return written
 
 
+def stale(directory: str | os.PathLike[str], written: list[Path]) -> list[Path]:
+    """Return what was kept in `directory` before and is not among the files now written."""
+    now = set(written)
+    return sorted(
+        Path(folder, name)
+        for folder, _, names in os.walk(Path(directory).resolve())
+        for name in set(names) & {ARRAYS, STATE, SUMMARY, STUDY}
+        if Path(folder, name) not in now
+    )
+
+
 def _content(path: Path) -> bytes | None:
     """Return what is kept of a file, None of a record that is not complete."""
     if path.name == ARRAYS:
@@ -82,6 +93,12 @@ def main() -> int:
     except SpectraError as error:
         parser.exit(1, f"keep: {error}\n")
     size = sum(path.stat().st_size for path in written)
+    old = stale(asked.directory, written)
+    if old:
+        print(
+            f"note: {len(old)} files there are not of these results (the first: {old[0]}); "
+            "reports count them in: remove them if they are of an earlier keep"
+        )
     print(f"{len(written)} files, {size / 1e6:.1f} MB, in {asked.directory}")
     return 0
 

@@ -21,8 +21,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.labels import config_id, is_reference, known, method_of, section
+from analysis.studies import RecordWarning as RecordWarning
+from analysis.studies import searched
 from spectra import quadrature, record
-from spectra.errors import InputWarning, RecordError, SpectraError, UsageError, printable
+from spectra.errors import RecordError, SpectraError, UsageError, printable
 from spectra.record.files import ARRAYS, METADATA
 from spectra.record.spectrum import Spectrum
 
@@ -40,10 +42,6 @@ TEXT_DTYPE: Any = "str" if int(pd.__version__.split(".")[0]) >= 3 else object
 KEPT = 2048  # records held in memory
 PART = ("per", "layer", "module", "weight_norm")
 ESTIMATES = ("lambda_min", "lambda_max", "mean_eigenvalue", "negative_mass")
-
-
-class RecordWarning(InputWarning):
-    """A record on disk was left out because it cannot be read."""
 
 
 def load(
@@ -191,6 +189,7 @@ def _row(found: Spectrum, place: Path, name: str, scope: str) -> dict[str, Any]:
         "dtype": estimator.get("dtype"),
         "device": section(meta, "environment").get("device"),
         "complete": found.complete,
+        "search": searched(place),
         "scope": scope,
         "tokens": int(found.tokens.sum()),
     }
@@ -292,7 +291,7 @@ def _tidy(rows: list[dict[str, Any]]) -> pd.DataFrame:
             if name != "path":  # which must lead back to the record
                 words = [None if word is None else printable(word) for word in words]
             columns[name] = pd.Series(words, index=frame.index, dtype=TEXT_DTYPE)
-        elif name == "complete":
+        elif name in ("complete", "search"):
             columns[name] = values.astype(bool)
         else:
             numbers = pd.to_numeric(values, errors="coerce").astype("float64")

@@ -16,7 +16,8 @@ from typing import Any
 import pandas as pd
 
 from analysis.labels import method_name
-from analysis.load import TEXT_DTYPE, RecordWarning, natural
+from analysis.load import TEXT_DTYPE, natural
+from analysis.studies import RecordWarning, searched
 from spectra.errors import RecordError, printable
 from spectra.record.jsonfile import read_json
 
@@ -38,8 +39,9 @@ def load_training(
         paths: A run, a directory that holds runs at any depth, or several of these.
 
     Returns:
-        Columns `path`, `run`, `model`, `quantizer`, `recipe`, `method` (of
-        `analysis.labels.method_name`; "scales only" for a run whose matrices were frozen),
+        Columns `path`, `run`, `search` (whether it is of one, `analysis.studies`), `model`,
+        `quantizer`, `recipe`, `method` (of `analysis.labels.method_name`; "scales only" for a run
+        whose matrices were frozen),
         `w_bits`, `a_bits`, `seed`, `base_learning_rate` (the schedule's largest), `schedule`,
         `max_steps`, the settings of resets and noise, `step`, and what was logged.
 
@@ -67,7 +69,7 @@ def load_training(
     for column in frame.columns:
         if column in TEXT:
             frame[column] = frame[column].astype(TEXT_DTYPE)
-        else:
+        elif column != "search":
             frame[column] = pd.to_numeric(frame[column], errors="coerce")
     return frame
 
@@ -86,7 +88,7 @@ def _runs(roots: Iterable[str | os.PathLike[str]]) -> dict[Path, str]:
 
 def _rows(place: Path, name: str) -> list[dict[str, Any]]:
     history = read_json(place / STATE, largest=LARGEST)["log_history"]
-    about: dict[str, Any] = {"path": str(place), "run": printable(name)}
+    about: dict[str, Any] = {"path": str(place), "run": printable(name), "search": searched(place)}
     if (place / SUMMARY).exists():
         summary = read_json(place / SUMMARY)
         quantization, recipe = summary["quantization"], summary["recipe"]["name"]

@@ -13,7 +13,7 @@ from analysis.claims.rules import SEEDS, VERDICTS, Claim
 from analysis.claims.spectra import claims_on_spectra
 from analysis.claims.table import claims_table, measured, quantity, verdicts
 from analysis.claims.training import claims_on_training
-from analysis.load import RecordWarning
+from analysis.studies import RecordWarning, without_search
 
 __all__ = [
     "SEEDS",
@@ -46,11 +46,14 @@ def claims(records: pd.DataFrame | None, training: pd.DataFrame | None = None) -
 def collect(
     records: pd.DataFrame | None, training: pd.DataFrame | None = None
 ) -> tuple[list[Claim], list[str]]:
-    """Return the claims, and which records were left out and why."""
+    """Return the claims, and which records were left out and why.
+
+    Nothing is claimed of a search (`analysis.studies`).
+    """
     found: list[Claim] = []
     notes: list[str] = []
     if records is not None:
-        found, notes = claims_on_spectra(records)
+        found, notes = claims_on_spectra(without_search(records))
     if training is not None:
-        found += claims_on_training(training)
+        found += claims_on_training(without_search(training))
     return found, notes

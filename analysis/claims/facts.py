@@ -34,6 +34,7 @@ class Fact:
     penalty: float | None
     rederived: bool
     ends: int | None
+    after_reset: bool
     setting: tuple[tuple[str, str], ...]
 
     @property
@@ -126,12 +127,22 @@ def _fact(path: str, one: Spectrum) -> Fact:
         penalty=section(one.metadata, "point").get("proximal"),
         rederived=bool(section(one.metadata, "point").get("rederived_scales")),
         ends=_whole(recipe.get("max_steps")),
+        after_reset=after_reset(recipe, int(checkpoint.get("step") or 0)),
         setting=tuple((setting_of(one) | _schedule(recipe)).items()),
     )
 
 
 def _whole(steps: Any) -> int | None:
     return int(steps) if known(steps) and steps > 0 else None
+
+
+def after_reset(recipe: dict[str, Any], step: int) -> bool:
+    """Return whether the last that a run did to its weights before they were saved was a reset."""
+    every = _whole(recipe.get("reset_every"))
+    if every is None or not recipe.get("reset_fraction") or recipe.get("save_before_reset"):
+        return False
+    low, high = recipe.get("reset_from") or 1, recipe.get("reset_until") or step
+    return bool(step) and step % every == 0 and low <= step <= high
 
 
 def _schedule(recipe: dict[str, Any]) -> dict[str, str]:

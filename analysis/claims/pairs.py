@@ -64,6 +64,8 @@ def _quantities(a: str, _: int, b: str, __: int) -> dict[str, Interval]:
 def compared(pairs: Pairs, quantity: str, side: int, **claim: Any) -> Claim:
     """Return the claim that B − A of a quantity lies on a side, for each seed's pair (A, B)."""
     values, sources, tokens = {}, [], set()
+    relative: list[str] = []
+    instants: set[int] = set()
     notes = list(claim.pop("notes", ()))
     for seed, (a, b) in pairs.items():
         try:
@@ -74,13 +76,35 @@ def compared(pairs: Pairs, quantity: str, side: int, **claim: Any) -> Claim:
             continue
         if found is not None and not all(math.isnan(x) for x in found):
             values[seed] = found
+            relative += [_relative(a, found, quantity)]
+            instants |= {b.step} if b.after_reset else set()
             sources += [a.path, b.path]
             tokens.add(tuple(int(count) for count in a.spectrum.tokens))
     if len(tokens) == 1:
         (counts,) = tokens
         batches = "1 batch" if len(counts) == 1 else f"{len(counts)} batches"
         notes.append(f"on {batches} of {sum(counts):,} tokens, the same for all seeds")
+    if any(relative):
+        notes.append(f"relative to the first: {', '.join(relative)}")
+    if instants:
+        notes.append(
+            f"step {', '.join(map(str, sorted(instants)))} is the instant of a reset, which moves "
+            "weights within their cells: Q(W) and the loss are those before it"
+        )
     return on_spectra(values, side, quantity=quantity, notes=notes, sources=sources, **claim)
+
+
+def _relative(a: Fact, change: Interval, quantity: str) -> str:
+    """Return a change as a share of what it is a change of, as "+1.5 %", where that is known."""
+    one = a.spectrum
+    if quantity == "spectral_norm":
+        low, high = one.extremes()
+        base = max(-low.value, high.value)
+    elif quantity == "rms_eigenvalue":
+        base = math.sqrt(max(0.0, one.moment(2).value))
+    else:
+        return ""
+    return f"{change[0] / base:+.1%}".replace("-", "−") if base > 0 else ""
 
 
 def on_spectra(

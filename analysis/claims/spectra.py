@@ -88,6 +88,15 @@ def _at_the_end(facts: list[Fact], bits: float) -> list[Claim]:
             bits=bits,
             quantity=f"mass |λ| ≤ {WITHIN:g}, less {BEYOND:g}",
         ),
+        _of_one(
+            ends,
+            _beyond_unmasked,
+            key="near_zero_unmasked",
+            statement=f"The same of the coordinates the clip mask leaves: more than {BEYOND:.0%}",
+            paper="not told apart",
+            bits=bits,
+            quantity=f"(mass |λ| ≤ {WITHIN:g} − masked) / (1 − masked), less {BEYOND:g}",
+        ),
     ]
 
 
@@ -139,6 +148,14 @@ def _beyond(one: Spectrum) -> Interval:
         return math.nan, -math.inf, math.inf
     found = one.mass(-WITHIN, WITHIN)
     return found.value - BEYOND, found.lower - BEYOND, found.upper - BEYOND
+
+
+def _beyond_unmasked(one: Spectrum) -> Interval:
+    masked = masked_share(one.metadata)
+    if masked >= 1:
+        return math.nan, -math.inf, math.inf
+    value, lower, upper = ((end + BEYOND - masked) / (1 - masked) - BEYOND for end in _beyond(one))
+    return value, max(lower, -BEYOND), upper
 
 
 def _along_training(facts: list[Fact], bits: float) -> list[Claim]:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from analysis.claims.rules import Claim, side_of
 
+SOONER = "winq_sooner"  # its −∞ is a loss that is never reached
 QUANTITIES = {
     "near_zero_0.1": "change of the mass within ±0.1",
     "rms_eigenvalue": "change of the rms eigenvalue",
@@ -69,30 +70,34 @@ def verdicts(found: Iterable[Claim]) -> pd.DataFrame:
 
 def _short(claim: Claim) -> str:
     if claim.mean is not None:
-        return _one(claim.mean)
+        return _one(claim.mean, claim)
     if any(side_of(value) == 0 for value in claim.values):  # the middle of a band is nothing
         low, high = (
-            _digits(end(value[k] for value in claim.values)) for k, end in ((1, min), (2, max))
+            _digits(end(value[k] for value in claim.values), claim)
+            for k, end in ((1, min), (2, max))
         )
         return low if low == high else f"[{low}, {high}]"
     middles = sorted(value[0] for value in claim.values)
-    low, high = ("never" if math.isinf(x) else _digits(x) for x in (middles[0], middles[-1]))
+    low, high = (_digits(x, claim) for x in (middles[0], middles[-1]))
     return low if low == high else f"{low} … {high}"
 
 
 def measured(claim: Claim) -> str:
     """Return the measured values with their intervals, one a seed, and their mean where known."""
-    seeds = "; ".join(_one(value) for value in claim.values)
-    return seeds if claim.mean is None else f"{_one(claim.mean)}, mean of {seeds}"
+    seeds = "; ".join(_one(value, claim) for value in claim.values)
+    return seeds if claim.mean is None else f"{_one(claim.mean, claim)}, mean of {seeds}"
 
 
-def _one(value: tuple[float, float, float]) -> str:
+def _one(value: tuple[float, float, float], claim: Claim) -> str:
     middle, lower, upper = value
-    if math.isinf(middle):
-        return "never"
-    shown = _digits(middle)
-    return shown if lower == middle == upper else f"{shown} [{_digits(lower)}, {_digits(upper)}]"
+    shown = _digits(middle, claim)
+    if lower == middle == upper:
+        return shown
+    return f"{shown} [{_digits(lower, claim)}, {_digits(upper, claim)}]"
 
 
-def _digits(x: float) -> str:
+def _digits(x: float, claim: Claim) -> str:
+    if math.isinf(x):
+        sign = "−" if x < 0 else ""
+        return "never" if claim.key == SOONER else f"{sign}∞"
     return f"{x:.3g}".replace("-", "−")

@@ -18,6 +18,7 @@ from analysis.claims.curves import (
     paired,
 )
 from analysis.claims.rules import Claim, variant
+from analysis.claims.settings import RATE, against_the_best, claims_on_settings
 from analysis.labels import bits_label
 
 SETTING = ("model", "a_bits", "quantizer", "base_learning_rate", "schedule", "max_steps")
@@ -42,7 +43,20 @@ def claims_on_training(training: pd.DataFrame) -> list[Claim]:
         for _, mine in settings:
             words = _setting(mine.iloc[0], others) if len(settings) > 1 else ""
             found += _claims(mine, float(bits), words)
+        found += _across_rates(there[there["w_bits"] == bits], float(bits), others)
     return found
+
+
+def _across_rates(there: pd.DataFrame, bits: float, others: list[str]) -> list[Claim]:
+    names = [name for name in others if name not in RATE]
+    models = [one for _, one in there.groupby(names or "w_bits", dropna=False)]
+    return [
+        claim
+        for one in models
+        for claim in against_the_best(
+            one, bits, _setting(one.iloc[0], names) if len(models) > 1 else ""
+        )
+    ]
 
 
 def _setting(row: pd.Series[Any], names: list[str]) -> str:
@@ -84,7 +98,12 @@ def _claims(mine: pd.DataFrame, bits: float, words: str) -> list[Claim]:
         )
         if method == "winq" and pairs:
             found += _winq(pairs, common)
-    return [*found, *_gradient(mine, bits, words), *ablations(mine, bits, words)]
+    return [
+        *found,
+        *claims_on_settings(mine, bits, words),
+        *_gradient(mine, bits, words),
+        *ablations(mine, bits, words),
+    ]
 
 
 def _winq(pairs: dict[int, tuple[Curve, Curve]], common: dict[str, Any]) -> list[Claim]:

@@ -3,39 +3,13 @@
 from __future__ import annotations
 
 import shlex
-import warnings
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from analysis import html
 from analysis.labels import known, section
-from analysis.load import RecordWarning
-from spectra.record.digest import KEY
-from spectra.record.jsonfile import read_json
+from analysis.studies import study_of
 from spectra.record.spectrum import Spectrum
-
-STUDY = "study.json"
-
-
-def study_of(root: Path) -> dict[str, Any]:
-    """Return the settings of the study whose results are below `root`; empty if there is none."""
-    path = root / STUDY
-    if not path.exists():
-        return {}
-    try:
-        content = read_json(path)
-    except (OSError, ValueError):
-        content = None
-    plain = (str, int, float, list, type(None))
-    if not isinstance(content, dict) or not all(isinstance(v, plain) for v in content.values()):
-        warnings.warn(
-            f"left out: {str(path)!r} is damaged; the settings of the study are not in the report.",
-            RecordWarning,
-            stacklevel=2,
-        )
-        return {}
-    content.pop(KEY, None)
-    return content
 
 
 def commands(root: Path, spectra: dict[str, Spectrum]) -> list[str]:

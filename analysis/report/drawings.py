@@ -12,6 +12,7 @@ from analysis import figures
 from analysis.labels import bits_label
 from analysis.load import spectrum
 from analysis.resets import regime
+from analysis.studies import without_search
 from analysis.style import figure_style, save_figure
 from spectra.errors import UsageError
 from spectra.record.spectrum import Spectrum
@@ -28,7 +29,8 @@ def draw(
     """Draw what there is and return (PNG, caption) of each figure."""
     drawn: list[Drawn] = []
     if training is not None and "w_bits" in training and training["w_bits"].notna().any():
-        runs = training[training["w_bits"].notna()]
+        every = training[training["w_bits"].notna()]
+        runs = without_search(every)
         for y, words in (
             ("eval_loss", "Held-out loss against step"),
             ("quant_error_ratio", "Distance of the weights from the grid, ‖W − Q(W)‖ / ‖W‖"),
@@ -40,9 +42,9 @@ def draw(
             caption = "Where WinQ first has the baseline's last loss."
             with suppress(UsageError):  # no seed in common
                 drawn.append(("speedup", caption, figures.plot_speedup_grid(runs), []))
-        drawn += _regime(runs)
+        drawn += _regime(every)
     if records is not None:
-        drawn += _record_figures(records)
+        drawn += _record_figures(without_search(records))
     written = []
     for name, caption, figure, spectra in drawn:
         paths = save_figure(figure, root / FIGURES / name, spectra, formats=("png", "svg"))

@@ -11,8 +11,8 @@ from analysis import html
 from analysis.claims import Claim, measured, quantity
 from analysis.labels import bits_label, known, point_label, section, step_label
 from analysis.load import spectrum, summary_of
-from analysis.report.commands import study_of
 from analysis.report.paths import shorter
+from analysis.studies import study_of
 from analysis.tables import DASH, SIGN, number_interval, share_interval, warning_lines
 from spectra.record.spectrum import Spectrum
 

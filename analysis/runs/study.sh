@@ -20,8 +20,9 @@ near_zero() {
 
 for bits in 1 1.58 2 3 4; do part "factorial-w$bits"; done
 part regime
-part ablations
 part fork
+part regime-confirmed
+part ablations
 
 for bits in 1 2 4; do
     runs=factorial-w$bits/runs

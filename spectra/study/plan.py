@@ -34,6 +34,9 @@ def _option(default: Any, text: str) -> Any:
 class Study:
     """Everything that decides a study's numbers. The text beside a field is its description."""
 
+    purpose: str = _option(
+        "claims", "claims, or search: its runs choose settings, and nothing is claimed of them."
+    )
     model: str = _option("tiny", "Float model to start from: 'tiny', a hub id, a directory.")
     data: str = _option("stdlib", "Text to train on, as for `spectra train --data`.")
     eval_data: str | None = _option(None, "Held-out text, for evaluation and for the spectra.")
@@ -108,7 +111,11 @@ class Study:
                 raise UsageError(f"{name}={values} names one twice.")
         for method in (*self.methods, *self.spectra_methods):
             method_settings(method, self)
-        for name, among in (("lr_scheduler_type", SCHEDULES), ("initial", ("each", "once"))):
+        for name, among in (
+            ("purpose", ("claims", "search")),
+            ("lr_scheduler_type", SCHEDULES),
+            ("initial", ("each", "once")),
+        ):
             if getattr(self, name) not in among:
                 raise UsageError(
                     f"{name}={getattr(self, name)!r} is not one of {', '.join(among)}"

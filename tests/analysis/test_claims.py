@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import analysis
+from analysis.claims.facts import after_reset
 from analysis.claims.rules import (
     student,
     student_of_intervals,
@@ -92,6 +93,10 @@ def test_a_seed_that_never_reaches_the_loss_is_not_left_out() -> None:
     assert verdict_of_training([sooner] * 7 + [1.01 * sooner], 1) == "reproduced"
     assert verdict_of_training([sooner] * 7 + [never], 1) == "not resolved"
     assert verdict_of_training([never] * 3, 1) == "contradicted"
+    diverged = math.inf
+    assert verdict_of_training([diverged] * 3, -1) == "contradicted"
+    assert verdict_of_training([-diverged] * 3, -1) == "reproduced"
+    assert verdict_of_training([-0.1, -0.1, diverged], -1) == "not resolved"
     assert verdict_of_training([sooner, never], 1) == "withheld"
 
 
@@ -169,6 +174,64 @@ def test_fewer_seeds_withhold_the_verdict_and_show_the_numbers(study: Path) -> N
     for claim in analysis.claims(one):
         assert claim.verdict == ("withheld" if claim.values else "not measured")
     assert "holds for 1 of 1 seed" in {c.here for c in analysis.claims(one)}
+
+
+def test_a_change_is_told_as_a_share_of_what_it_changes(study: Path) -> None:
+    found = {c.key: c for c in analysis.claims(analysis.load(study))}
+    for key in ("winq_norm", "winq_magnitude"):  # the baseline's are half of WinQ's
+        (note,) = (n for n in found[key].notes if n.startswith("relative to the first: +"))
+        assert all(95 < float(x.strip("+%")) < 105 for x in note.split(": ")[1].split(", "))
+
+
+def test_the_instant_of_a_reset_is_named(study: Path) -> None:
+    resets = {"reset_every": 5, "reset_fraction": 0.4}
+    for path in sorted(study.rglob("winq-*/step-10")):
+        one = record.load(path)
+        quantization = {"recipe": one.metadata["checkpoint"]["quantization"]["recipe"] | resets}
+        checkpoint = one.metadata["checkpoint"] | {"quantization": quantization}
+        meta = one.metadata | {"checkpoint": checkpoint}
+        record.save(dataclasses.replace(one, metadata=meta), path)
+    found = {c.key: c for c in analysis.claims(analysis.load(study))}
+    assert "step 10 is the instant of a reset" in " ".join(found["winq_norm"].notes)
+    assert "instant" not in " ".join(found["magnitude_falls"].notes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({}, True),
+        ({"reset_fraction": 0.0}, False),
+        ({"reset_every": 4}, False),
+        ({"reset_until": 8}, False),
+        ({"reset_from": 11}, False),
+        ({"save_before_reset": True}, False),
+    ],
+)
+def test_a_checkpoint_right_after_a_reset(changes: dict[str, Any], found: bool) -> None:
+    assert after_reset({"reset_every": 5, "reset_fraction": 0.4} | changes, 10) == found
+    assert not after_reset({"reset_every": 5, "reset_fraction": 0.4}, 0)
+
+
+@pytest.mark.filterwarnings("ignore:breakdown")  # three eigenvalues are found in three steps
+@pytest.mark.parametrize(("free", "verdict"), [(0.3, "contradicted"), (0.9, "reproduced")])
+def test_exact_zeros_of_the_mask_are_told_apart(tmp_path: Path, free: float, verdict: str) -> None:
+    """Half of the coordinates are masked; of the others a known share lies at zero."""
+    values = torch.ones(DIM // 2, dtype=torch.float64)
+    values[: int(free * DIM / 2)] = 0
+    every = torch.cat([values, torch.zeros(DIM // 2, dtype=torch.float64)])
+    operator = SymmetricOperator.from_matvec(lambda v: every * v, DIM, dtype=torch.float64)
+    for seed in range(3):
+        write_spectrum(
+            tmp_path / f"{seed}",
+            operator,
+            method="baseline",
+            seed=seed,
+            step=10,
+            masked_fraction=0.5,
+        )
+    found = {c.key: c for c in analysis.claims(analysis.load(tmp_path))}
+    assert found["near_zero_share"].verdict == "reproduced"
+    assert found["near_zero_unmasked"].verdict == verdict
 
 
 def test_a_positive_definite_end_is_no_saddle(tmp_path: Path) -> None:

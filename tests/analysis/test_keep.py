@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import analysis
-from analysis.keep import keep
+from analysis.keep import keep, stale
 from spectra.errors import RecordError
 from spectra.linalg import SymmetricOperator
 from tests.analysis.study import write_spectrum
@@ -44,7 +44,9 @@ def test_tables_are_the_same_without_the_weights(results: Path, tmp_path: Path) 
         a, b = (load(root).drop(columns="path") for root in (results, kept))
         pd.testing.assert_frame_equal(a, b)
     assert "stateful" not in (kept / "runs/w2/trainer_state.json").read_text()
-    keep(results, kept)  # again, over what is there
+    written = keep(results, kept)  # again, over what is there
+    assert not stale(kept, written)
+    assert [p.name for p in stale(kept, written[1:])] == [written[0].name]
 
 
 def test_nothing_to_keep_and_keeping_within_are_refused(results: Path, tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 import analysis
-from analysis.report.commands import commands, estimate_command, study_of
+from analysis.report.commands import commands, estimate_command
 from analysis.scaling import load_scaling
+from analysis.studies import study_of
 from analysis.summary import summary_lines
 from analysis.tables import write_csv
 from analysis.training import load_training

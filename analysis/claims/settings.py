@@ -1,0 +1,116 @@
+"""Claims on WinQ with other settings, and on WinQ against the best baseline at hand.
+
+A lead over the baseline of the same rate and schedule says what resets and noise do there. Whoever
+trains a model may choose the schedule as well, so WinQ is also held against the baseline whose rate
+and schedule end lowest, wherever runs of the same model, quantizer and length have several.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from analysis.claims.ablations import spelled
+from analysis.claims.curves import Curve, curves, last, over_seeds, paired
+from analysis.claims.rules import Claim, counted, variant
+
+RATE = ("base_learning_rate", "schedule")
+USUAL = "winq"
+
+
+def claims_on_settings(mine: pd.DataFrame, bits: float, words: str) -> list[Claim]:
+    """Return the claims that WinQ with other settings ends lower than the baseline beside it."""
+    base, twice = curves(mine, "baseline")
+    known = variant(mine["method"].dropna(), USUAL)  # what the claim on the usual setting is of
+    return [
+        _lower(
+            base,
+            mine,
+            name,
+            tuple(twice),
+            key=f"lower_{name}",
+            statement=f"WinQ with {spelled(name)} ends lower than the baseline",
+            w_bits=bits,
+            setting=words,
+        )
+        for name in _methods(mine)
+        if name != known and base
+    ]
+
+
+def against_the_best(there: pd.DataFrame, bits: float, words: str) -> list[Claim]:
+    """Return the claims that WinQ ends lower than the best baseline of another rate or schedule.
+
+    Args:
+        there: Rows of one width, model, quantizer and length.
+        bits: The width.
+        words: What tells these runs from others.
+    """
+    keys = [name for name in RATE if name in there]
+    groups = [one for _, one in there.groupby(keys, dropna=False)] if keys else []
+    bases = [(curves(one, "baseline"), one) for one in groups]
+    ends = [(_mean_end(found[0]), found, one) for found, one in bases if found[0]]
+    if len(ends) < 2:
+        return []
+    _, (base, twice), best = min(ends, key=lambda item: item[0])
+    found = []
+    for one in groups:
+        if one is best:
+            continue
+        for name in _methods(one):
+            here = _rate(one.iloc[0], keys)
+            found.append(
+                _lower(
+                    base,
+                    one,
+                    name,
+                    (
+                        *twice,
+                        f"of {counted(len(ends), 'baseline')} the one that ends lowest: "
+                        f"{_rate(best.iloc[0], keys)}",
+                    ),
+                    key=f"best_{name}_{here}",
+                    statement=f"WinQ with {spelled(name)} at a {here} ends lower than the best "
+                    "baseline",
+                    w_bits=bits,
+                    setting=words,
+                )
+            )
+    return found
+
+
+def _methods(mine: pd.DataFrame) -> list[str]:
+    names = sorted(set(mine["method"].dropna()))
+    return [name for name in names if name == USUAL or name.startswith(f"{USUAL}-")]
+
+
+def _mean_end(base: dict[int, Curve]) -> float:
+    return sum(last(curve) for curve, _ in base.values()) / len(base)
+
+
+def _rate(row: pd.Series[Any], keys: list[str]) -> str:
+    """Return "constant rate of 0.001"."""
+    schedule = f"{row['schedule']} " if "schedule" in keys else ""
+    rate = f" of {row['base_learning_rate']:g}" if "base_learning_rate" in keys else ""
+    return f"{schedule}rate{rate}"
+
+
+def _lower(
+    base: dict[int, Curve],
+    mine: pd.DataFrame,
+    name: str,
+    notes: tuple[str, ...],
+    **claim: Any,
+) -> Claim:
+    other, more = curves(mine, name)
+    pairs, left = paired(base, other)
+    return over_seeds(
+        {seed: last(b) - last(a) for seed, ((a, _), (b, _)) in pairs.items()},
+        -1,
+        paper="",
+        quantity="difference of final held-out losses, nats",
+        notes=(*notes, *more, *left),
+        sources=tuple(path for pair in pairs.values() for _, path in pair),
+        **claim,
+    )
