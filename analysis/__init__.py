@@ -3,6 +3,7 @@
 from analysis.claims import Claim, claims, claims_table, verdicts
 from analysis.comparison import Comparison, compare
 from analysis.figures import (
+    plot_causes,
     plot_cdf_band,
     plot_density,
     plot_extremes,
@@ -57,6 +58,7 @@ __all__ = [
     "load",
     "load_scaling",
     "load_training",
+    "plot_causes",
     "plot_cdf_band",
     "plot_comparison",
     "plot_density",

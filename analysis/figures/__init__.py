@@ -1,6 +1,7 @@
 """Figures: functions that take `ax=None` and return Axes, and the one figure of a record."""
 
 from analysis.figures.bands import plot_cdf_band, plot_mass_curve
+from analysis.figures.causes import plot_causes
 from analysis.figures.density import plot_density
 from analysis.figures.fork import plot_forked
 from analysis.figures.layers import plot_heatmap
@@ -19,6 +20,7 @@ from analysis.figures.training import plot_training, plot_training_grid
 from analysis.figures.winq import plot_winq
 
 __all__ = [
+    "plot_causes",
     "plot_cdf_band",
     "plot_density",
     "plot_extremes",

@@ -54,6 +54,8 @@ def draw(
 
 def _regime(runs: pd.DataFrame) -> list[Drawn]:
     """Return the maps of the lead, where there is more than one setting of the resets."""
+    if "search" in runs and runs["search"].any():
+        runs = runs[runs["search"]]  # a map of several studies would mix their seeds
     with suppress(UsageError, KeyError):  # no resets, or no losses
         table = regime(runs)
         if table[["reset_every", "reset_fraction"]].drop_duplicates().shape[0] > FEW:

@@ -62,3 +62,9 @@ def test_causes_stand_side_by_side() -> None:
     np.testing.assert_allclose(found["masked_fraction"], [5, 10])
     np.testing.assert_allclose(found["masked_fraction_other"], [2.5, 5])
     assert "scale_norm" not in found  # never logged
+    figure = analysis.plot_causes(found, "winq", mark=5)
+    assert [panel.get_ylabel() for panel in figure.axes] == ["masked share", "training loss"]
+    lines = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines}
+    np.testing.assert_allclose(lines["WinQ"], [2.5, 5])
+    with pytest.raises(UsageError, match="since=11: nothing was logged"):
+        analysis.plot_causes(found, "winq", since=11)
