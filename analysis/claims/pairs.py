@@ -22,6 +22,7 @@ from analysis.comparable import check_comparable
 from analysis.load import KEPT, spectrum
 from spectra.errors import UsageError
 from spectra.quadrature.difference import differences
+from spectra.quadrature.estimates import MIN_POPULATION
 from spectra.record.files import ARRAYS
 
 Pairs = dict[int, tuple[Fact, Fact]]
@@ -47,7 +48,10 @@ def along(facts: Iterable[Fact], method: str) -> dict[int, list[Fact]]:
 
 
 def quantities(a: Fact, b: Fact) -> dict[str, Interval]:
-    """Return what `spectra.quadrature.differences` says of two records, by name."""
+    """Return what `spectra.quadrature.differences` says of two records, by name.
+
+    Over data where the records have batches enough to know their spread, else of their batches.
+    """
     return _quantities(a.path, _version(a), b.path, _version(b))
 
 
@@ -57,7 +61,9 @@ def _version(fact: Fact) -> int:
 
 @lru_cache(maxsize=KEPT)
 def _quantities(a: str, _: int, b: str, __: int) -> dict[str, Interval]:
-    found = differences(spectrum(a).measure, spectrum(b).measure)
+    one, two = spectrum(a).measure, spectrum(b).measure
+    enough = min(one.num_batches, two.num_batches) >= MIN_POPULATION
+    found = differences(one, two, scope="population" if enough else "batches")
     return {one.name: (one.value, one.lower, one.upper) for one in found}
 
 
@@ -83,7 +89,8 @@ def compared(pairs: Pairs, quantity: str, side: int, **claim: Any) -> Claim:
     if len(tokens) == 1:
         (counts,) = tokens
         batches = "1 batch" if len(counts) == 1 else f"{len(counts)} batches"
-        notes.append(f"on {batches} of {sum(counts):,} tokens, the same for all seeds")
+        over = ", intervals over data" if len(counts) >= MIN_POPULATION else ""
+        notes.append(f"on {batches} of {sum(counts):,} tokens, the same for all seeds{over}")
     if any(relative):
         notes.append(f"relative to the first: {', '.join(relative)}")
     if instants:

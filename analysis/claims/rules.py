@@ -6,7 +6,8 @@ The claims are those of WinQ (arXiv 2605.17471). The rules:
 ("withheld"), whatever they show; what they show is printed all the same.
 
 *On spectra.* For each seed the difference of two records of the same batches has a 95 % interval
-(`spectra.quadrature.differences`: resolution, probes, rounding). The claim holds for a seed if the
+(`spectra.quadrature.differences`: resolution, probes, rounding, and with three batches or more the
+spread over data). The claim holds for a seed if the
 interval lies wholly on the claimed side of zero, fails if wholly on the other, else it is not
 resolved. Reproduced if it holds for all of three or more seeds, contradicted if it fails for all.
 These intervals say how well a number is known, not how much it differs from run to run; three runs

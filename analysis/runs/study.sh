@@ -31,6 +31,17 @@ for bits in 1 2 4; do
 done
 for seed in 0 1 2; do near_zero "factorial-w2/runs/w2-winq-seed$seed/checkpoint-240"; done
 
+# WinQ against the baseline over data: eight batches instead of one.
+for bits in 1 2; do
+    for method in baseline winq; do
+        for seed in 0 1 2; do
+            name=w$bits-$method-seed$seed
+            run spectra estimate --ckpt "factorial-w$bits/runs/$name/checkpoint-240" --data stdlib \
+                --seq_len 256 --num_batches 8 --lanczos_steps 24 --resume --output "over-data/$name"
+        done
+    done
+done
+
 # The penalty behind the reset, at the γ that f = 0.4 stands for with a rate of 1e-3.
 for seed in 0 1 2; do
     run spectra estimate --ckpt "factorial-w2/runs/w2-baseline-seed$seed/checkpoint-240" --surface latent \

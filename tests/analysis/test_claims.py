@@ -176,6 +176,31 @@ def test_fewer_seeds_withhold_the_verdict_and_show_the_numbers(study: Path) -> N
     assert "holds for 1 of 1 seed" in {c.here for c in analysis.claims(one)}
 
 
+def test_with_enough_batches_a_change_is_one_over_data(tmp_path: Path) -> None:
+    """WinQ's largest eigenvalue is larger on these four batches, and as often smaller on others."""
+    tops = {"baseline": (2.0, 2.0, 2.0, 2.0), "winq": (1.0, 4.0, 1.5, 2.5)}
+    for method, ends in tops.items():
+        for seed in range(3):
+            parts = []
+            for top in ends:
+                operator = matrix(top / 2)
+                write_spectrum(tmp_path / "part", operator, method=method, seed=seed, step=1)
+                parts.append(record.load(tmp_path / "part"))
+            arrays = {
+                name: np.concatenate([getattr(part, name) for part in parts])
+                for name in ("alphas", "betas", "steps", "losses", "grad_norms", "tokens")
+            }
+            whole = dataclasses.replace(parts[0], **arrays)
+            record.save(whole, tmp_path / "runs" / f"{method}-{seed}")
+    (claim,) = (
+        c for c in analysis.claims(analysis.load(tmp_path / "runs")) if c.key == "winq_norm"
+    )
+    assert claim.verdict == "not resolved"
+    assert all(lower < 0 < value for value, lower, _ in claim.values)
+    assert "4 batches" in claim.notes[0]
+    assert claim.notes[0].endswith("intervals over data")
+
+
 def test_a_change_is_told_as_a_share_of_what_it_changes(study: Path) -> None:
     found = {c.key: c for c in analysis.claims(analysis.load(study))}
     for key in ("winq_norm", "winq_magnitude"):  # the baseline's are half of WinQ's
