@@ -21,7 +21,7 @@ from spectra.study.plan import load_study
 from spectra.train.saving import last_complete
 from tests.record.records import ARRAY_NAMES, spectrum
 
-SHIPPED = Path(__file__).parents[2] / "notebooks" / "results"
+SHIPPED = Path(__file__).parents[2] / "notebooks" / "study" / "factorial-w2"
 STUDY = json.loads((SHIPPED / "study.json").read_text(encoding="utf-8"))
 RUN = SHIPPED / "runs" / "w2-winq-seed0"
 SUMMARY = json.loads((RUN / "spectra_training.json").read_text(encoding="utf-8"))

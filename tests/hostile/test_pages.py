@@ -23,7 +23,7 @@ from tests.hostile.results import SHIPPED
 
 EVIL = "<script>alert(1)</script>\"' onload=x \x1b[31m\x07\n\u202e$\\frac{1}{$ \ud800&amp;"
 NAMED = ("path", "revision", "quantizer", "stored_dtype", "architecture")
-RUN, RECORDS = "w2-winq-seed0", ("step-0", "step-48", "step-96")
+RUN, RECORDS = "w2-winq-seed0", ("step-48", "step-96", "step-144")
 
 
 class Page(HTMLParser):
@@ -146,7 +146,7 @@ def test_pieces_of_a_page(made: str) -> None:
 
 
 def _results(place: Path) -> Path:
-    shutil.copytree(SHIPPED / "spectra" / RUN / "step-0", place / "one")
+    shutil.copytree(SHIPPED / "spectra" / RUN / "step-48", place / "one")
     return place
 
 
@@ -190,6 +190,6 @@ def test_a_record_replaces_links(tmp_path: Path) -> None:
     place.mkdir()
     for name in ("spectrum.json", f".spectrum.npz.{os.getpid()}.tmp"):
         (place / name).symlink_to(precious)
-    analysis.spectrum(SHIPPED / "spectra" / RUN / "step-0").save(place)
+    analysis.spectrum(SHIPPED / "spectra" / RUN / "step-48").save(place)
     assert precious.read_text() == "kept"
     assert record.load(place).finished
