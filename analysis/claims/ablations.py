@@ -59,8 +59,6 @@ def spelled(name: str) -> str:
     """Return a method's name in words: "a reset fraction of 0.8", "resets every 24 steps"."""
     if name in WORDS:
         return WORDS[name]
-    if name == USUAL:
-        return "its usual setting"
     parts = []
     for part in name.split("-")[1:]:
         for key, form in (

@@ -28,8 +28,8 @@ that seed out. *In the middle* is the mean over the evaluations of the middle th
 the first of three resets. *Early* is the first quarter.
 
 *On settings* (fraction, interval, noise, early or late resets): the claim is the paper's, that its
-usual setting ends lower than the other one; and ours to test, that WinQ with another setting ends
-lower than the baseline beside it, and lower than the best baseline of any rate and schedule at
+usual setting ends lower than the other one; and ours to test, that resets with another setting end
+lower than the baseline beside them, and lower than the best baseline of any rate and schedule at
 hand. The rule is that on training. Runs of a search are left out: the best of many looks better
 than it is.
 

@@ -1,8 +1,9 @@
-"""Claims on WinQ with other settings, and on WinQ against the best baseline at hand.
+"""Claims on resets with other settings, and on resets against the best baseline at hand.
 
 A lead over the baseline of the same rate and schedule says what resets and noise do there. Whoever
-trains a model may choose the schedule as well, so WinQ is also held against the baseline whose rate
-and schedule end lowest, wherever runs of the same model, quantizer and length have several.
+trains a model may choose the schedule as well, so runs with resets are also held against the
+baseline whose rate and schedule end lowest, wherever runs of the same model, quantizer and length
+have several.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from analysis.claims.curves import Curve, curves, last, over_seeds, paired
 from analysis.claims.rules import Claim, counted, variant
 
 RATE = ("base_learning_rate", "schedule")
-USUAL = "winq"
+KINDS = {"winq": "WinQ", "reset": "Resets alone"}
 
 
 def claims_on_settings(mine: pd.DataFrame, bits: float, words: str) -> list[Claim]:
-    """Return the claims that WinQ with other settings ends lower than the baseline beside it."""
+    """Return the claims that resets with other settings end lower than the baseline beside them."""
     base, twice = curves(mine, "baseline")
-    known = variant(mine["method"].dropna(), USUAL)  # what the claim on the usual setting is of
+    known = {variant(mine["method"].dropna(), kind) for kind in KINDS}  # claims of their own
     return [
         _lower(
             base,
@@ -30,17 +31,17 @@ def claims_on_settings(mine: pd.DataFrame, bits: float, words: str) -> list[Clai
             name,
             tuple(twice),
             key=f"lower_{name}",
-            statement=f"WinQ with {spelled(name)} ends lower than the baseline",
+            statement=f"{_named(name)}: a lower final loss than the baseline's",
             w_bits=bits,
             setting=words,
         )
         for name in _methods(mine)
-        if name != known and base
+        if name not in known and base
     ]
 
 
 def against_the_best(there: pd.DataFrame, bits: float, words: str) -> list[Claim]:
-    """Return the claims that WinQ ends lower than the best baseline of another rate or schedule.
+    """Return the claims that resets end lower than the best baseline of another rate or schedule.
 
     Args:
         there: Rows of one width, model, quantizer and length.
@@ -71,8 +72,8 @@ def against_the_best(there: pd.DataFrame, bits: float, words: str) -> list[Claim
                         f"{_rate(best.iloc[0], keys)}",
                     ),
                     key=f"best_{name}_{here}",
-                    statement=f"WinQ with {spelled(name)} at a {here} ends lower than the best "
-                    "baseline",
+                    statement=f"{_named(name)}, {here}: a lower final loss than the best "
+                    "baseline's",
                     w_bits=bits,
                     setting=words,
                 )
@@ -82,7 +83,14 @@ def against_the_best(there: pd.DataFrame, bits: float, words: str) -> list[Claim
 
 def _methods(mine: pd.DataFrame) -> list[str]:
     names = sorted(set(mine["method"].dropna()))
-    return [name for name in names if name == USUAL or name.startswith(f"{USUAL}-")]
+    return [name for name in names if name.split("-")[0] in KINDS]
+
+
+def _named(name: str) -> str:
+    """Return "WinQ with a reset fraction of 0.2"."""
+    kind, *changes = name.split("-")
+    words = spelled(name) if changes else "its usual setting" if kind == "winq" else "each third"
+    return f"{KINDS[kind]} with {words}" if changes or kind == "winq" else f"{KINDS[kind]}, {words}"
 
 
 def _mean_end(base: dict[int, Curve]) -> float:

@@ -20,6 +20,7 @@ near_zero() {
 
 for bits in 1 1.58 2 3 4; do part "factorial-w$bits"; done
 part regime
+part single
 part fork
 part regime-confirmed
 part ablations

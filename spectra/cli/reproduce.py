@@ -17,9 +17,11 @@ DESCRIPTION = """\
 Trains every method at every width and seed, estimates the spectra of the checkpoints, and writes
 tables, figures and one self-contained report.html with a verdict on each of the paper's claims.
 
-  quick  the built-in model at 2 bits, baseline and WinQ, one seed: minutes on two cores; verdicts
-         on training are withheld, since they need three seeds.
-  full   five widths, three seeds, the factorial of resets and noise, ablations, six steps: hours.
+  quick        the built-in model at 2 bits, baseline and WinQ, one seed: minutes on two cores;
+               verdicts on training are withheld, since they need three seeds.
+  winq-ahead   1 bit, three seeds, a constant rate: three resets of 0.2 end below the baseline.
+  winq-behind  the same with a rate that falls to zero: they end above it.
+  full         five widths, three seeds, the factorial of resets and noise, ablations: hours.
 
 The same command again goes on where it stopped. Every setting of a preset can be changed."""
 

@@ -212,8 +212,23 @@ def _meaning(method: str, asked: Study) -> list[Any]:
     return [sorted(settings.items()), rate, found.schedule or asked.lr_scheduler_type]
 
 
+_REGIME = Study(
+    bits=[1.0],
+    methods=["baseline", "winq-f0.2"],
+    seeds=[0, 1, 2],
+    batch_size=8,
+    checkpoints=2,
+    spectra_methods=["baseline", "winq-f0.2"],
+    initial="once",
+    fractions=[],
+    spectrum_seq_len=256,
+    num_batches=1,
+    lanczos_steps=24,
+)
 PRESETS: dict[str, Study] = {
     "quick": Study(),
+    "winq-ahead": replace(_REGIME, lr_scheduler_type="constant"),
+    "winq-behind": _REGIME,
     "full": Study(
         bits=[1.0, 1.58, 2.0, 3.0, 4.0],
         methods=[

@@ -37,6 +37,12 @@ def test_every_setting_is_held_against_the_baseline_beside_it(logs: pd.DataFrame
     assert claim.mean[0] == pytest.approx(-0.4, abs=1e-3)
     assert "constant" in claim.setting
     assert "lower_winq" not in found  # it is the claim winq_lower
+    single = logs.assign(method=logs["method"].replace("winq-f0.2", "reset-k160-until160"))
+    found = {c.key: c for c in analysis.claims(None, single)}
+    assert "resets every 160 steps, none after step 160" in (
+        found["best_reset-k160-until160_constant rate of 0.001"].statement
+    )
+    assert "measured on reset-k160-until160" in found["reset_lower"].notes
 
 
 def test_the_best_baseline_is_that_of_any_schedule(logs: pd.DataFrame) -> None:
