@@ -9,8 +9,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import figures
-from analysis.labels import bits_label
+from analysis.labels import bits_label, drawn
 from analysis.load import spectrum
+from analysis.report.parts import Part, record_parts, training_parts
 from analysis.resets import regime
 from analysis.studies import without_search
 from analysis.style import figure_style, save_figure
@@ -27,29 +28,42 @@ def draw(
     root: Path, records: pd.DataFrame | None, training: pd.DataFrame | None
 ) -> list[tuple[Path, str]]:
     """Draw what there is and return (PNG, caption) of each figure."""
-    drawn: list[Drawn] = []
+    made: list[Drawn] = []
     if training is not None and "w_bits" in training and training["w_bits"].notna().any():
         every = training[training["w_bits"].notna()]
-        runs = without_search(every)
-        for y, words in (
-            ("eval_loss", "Held-out loss against step"),
-            ("quant_error_ratio", "Distance of the weights from the grid, ‖W − Q(W)‖ / ‖W‖"),
-        ):
-            if y in runs and runs[y].notna().any():
-                caption = f"{words}: a thin line for each seed, a thick one for their mean."
-                drawn.append((f"training_{y}", caption, figures.plot_training_grid(runs, y), []))
-        if {"baseline", "winq"} <= set(runs["method"]) and "eval_loss" in runs:
-            caption = "Where WinQ first has the baseline's last loss."
-            with suppress(UsageError):  # no seed in common
-                drawn.append(("speedup", caption, figures.plot_speedup_grid(runs), []))
-        drawn += _regime(every)
+        for part in training_parts(without_search(every)):
+            made += _curves(part)
+        made += _regime(every)
     if records is not None:
-        drawn += _record_figures(without_search(records))
+        for part in record_parts(without_search(records)):
+            made += _record_figures(part)
     written = []
-    for name, caption, figure, spectra in drawn:
+    for name, caption, figure, spectra in made:
         paths = save_figure(figure, root / FIGURES / name, spectra, formats=("png", "svg"))
         written.append((next(p for p in paths if p.suffix == ".png"), caption))
     return written
+
+
+def _curves(part: Part) -> list[Drawn]:
+    """Return the curves of training runs of one setting."""
+    runs, made = part.rows, list[Drawn]()
+    for y, words in (
+        ("eval_loss", "Held-out loss against step"),
+        ("quant_error_ratio", "Distance of the weights from the grid, ‖W − Q(W)‖ / ‖W‖"),
+    ):
+        if y in runs and runs[y].notna().any():
+            caption = _told(f"{words}: a thin line for each seed, a thick one for their mean", part)
+            name = f"training_{y}{part.end}"
+            made.append((name, caption, figures.plot_training_grid(runs, y), []))
+    if {"baseline", "winq"} <= set(runs["method"]) and "eval_loss" in runs:
+        caption = _told("Where WinQ first has the baseline's last loss", part)
+        with suppress(UsageError):  # no seed in common
+            made.append((f"speedup{part.end}", caption, figures.plot_speedup_grid(runs), []))
+    return made
+
+
+def _told(caption: str, part: Part) -> str:
+    return f"{caption} ({part.words})." if part.words else f"{caption}."
 
 
 def _regime(runs: pd.DataFrame) -> list[Drawn]:
@@ -69,8 +83,9 @@ def _regime(runs: pd.DataFrame) -> list[Drawn]:
     return []
 
 
-def _record_figures(records: pd.DataFrame) -> list[Drawn]:
+def _record_figures(part: Part) -> list[Drawn]:
     """Return densities over the steps and the numbers of each record against the step."""
+    records = part.rows
     at_rest = records[
         (records["surface"] == "ste")
         & records["w_bits"].notna()
@@ -78,24 +93,28 @@ def _record_figures(records: pd.DataFrame) -> list[Drawn]:
         & records[["toward_grid", "noisy_weights", "proximal"]].isna().all(axis=1)
     ]
     found: list[Drawn] = []
-    if at_rest.empty:
+    single = at_rest["step"].nunique() < 2
+    if at_rest.empty or (single and part.end):  # a point is told by the table
         return found
     seeds = at_rest["train_seed"].fillna(0)
     first = at_rest[seeds == seeds.min()]
     for bits in sorted(first["w_bits"].unique()):
         mine = first[first["w_bits"] == bits]
-        methods = [m for m in ORDER if m in set(mine["method"])]
+        there = sorted(mine["method"].dropna().unique())
+        methods = [m for m in (*ORDER, *(m for m in there if m not in ORDER)) if m in there][:FEW]
         with figure_style():
             figure = Figure(figsize=(5.2 * max(len(methods), 1), 3.8), layout="constrained")
             panels = figure.subplots(1, max(len(methods), 1), squeeze=False)[0]
         for panel, method in zip(panels, methods, strict=False):
             runs = mine[mine["method"] == method].sort_values("step")
             figures.plot_density(runs, hue="step", ax=panel)
-            panel.set_title(f"{bits_label(bits, None)}, {method}", loc="left", weight="bold")
+            panel.set_title(f"{bits_label(bits, None)}, {drawn(method)}", loc="left", weight="bold")
         width = "1 bit" if bits == 1 else f"{bits:g} bits"
-        caption = f"Eigenvalue density over the steps, {width}, surface ste, first seed."
+        caption = _told(
+            f"Eigenvalue density over the steps, {width}, surface ste, first seed", part
+        )
         used = [spectrum(row) for _, row in mine.iterrows()]
-        found.append((f"density_w{bits:g}", caption, figure, used))
+        found.append((f"density_w{bits:g}{part.end}", caption, figure, used))
     every = [spectrum(row) for _, row in at_rest.iterrows()]
     for y, words in (
         ("lambda_max", "Largest eigenvalue"),
@@ -104,7 +123,7 @@ def _record_figures(records: pd.DataFrame) -> list[Drawn]:
         ("near_zero_0.1", "Share of eigenvalues within ±0.1"),
     ):
         if y in at_rest and at_rest[f"{y}_lower"].notna().any():
-            caption = f"{words} against the step, with 95 % intervals; surface ste."
+            caption = _told(f"{words} against the step, with 95 % intervals; surface ste", part)
             grid = figures.plot_sweep_grid(at_rest, "step", y, hue="method")
-            found.append((f"sweep_{y}", caption, grid, every))
+            found.append((f"sweep_{y}{part.end}", caption, grid, every))
     return found
