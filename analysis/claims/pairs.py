@@ -95,8 +95,8 @@ def compared(pairs: Pairs, quantity: str, side: int, **claim: Any) -> Claim:
         notes.append(f"relative to the first: {', '.join(relative)}")
     if instants:
         notes.append(
-            f"step {', '.join(map(str, sorted(instants)))} is the instant of a reset, which moves "
-            "weights within their cells: Q(W) and the loss are those before it"
+            f"step {', '.join(map(str, sorted(instants)))} is the instant of a reset: what one "
+            "does by itself is the matter of the claims on single resets"
         )
     return on_spectra(values, side, quantity=quantity, notes=notes, sources=sources, **claim)
 
