@@ -91,7 +91,10 @@ def causes(training: pd.DataFrame, other: str, base: str = "baseline") -> pd.Dat
         Columns `w_bits`, `seed`, `step`, and for each cause NAME the columns `NAME` (of the base)
         and `NAME_other`.
     """
-    setting = ("quantizer", "a_bits", "base_learning_rate", "schedule", "max_steps")
+    setting = (
+        *("model", "quantizer", "a_bits", "base_learning_rate", "schedule", "max_steps"),
+        *("train_data", "eval_data", "seq_len", "batch_size", "optimizer"),
+    )
     keys = ["w_bits", "seed", "step", *(name for name in setting if name in training)]
     names = [name for name in CAUSES if name in training]
     first, second = (

@@ -78,6 +78,9 @@ def count_label(count: Any) -> str:
     return f"{int(value):,}"
 
 
+FALLING = ("cosine", "linear")  # schedules whose rate ends at zero, as the paper's
+
+
 def method_of(metadata: Mapping[str, Any]) -> str:
     """Return what trained a record's checkpoint; see `method_name`."""
     checkpoint = section(metadata, "checkpoint")
@@ -125,6 +128,13 @@ def _when(settings: Mapping[str, Any]) -> str:
         if known(settings.get(f"reset_{key}")):
             words += f"-{key}{settings[f'reset_{key}']:g}"
     return words
+
+
+def unusual(schedule: Any, rate: Any) -> str:
+    """Return "constant rate of 0.001" of a schedule that does not fall to zero."""
+    if not known(schedule) or schedule in FALLING:
+        return ""
+    return f"{schedule} rate of {rate:g}" if known(rate) else f"{schedule} rate"
 
 
 def title_parts(metadata: Mapping[str, Any]) -> list[str]:

@@ -18,7 +18,10 @@ import pandas as pd
 from analysis.claims.curves import last, middle
 from spectra.errors import UsageError
 
-SETTING = ("model", "quantizer", "w_bits", "a_bits", "base_learning_rate", "schedule", "max_steps")
+SETTING = (
+    *("model", "quantizer", "w_bits", "a_bits", "base_learning_rate", "schedule", "max_steps"),
+    *("train_data", "eval_data", "seq_len", "batch_size", "optimizer"),
+)
 RESETS = ("reset_every", "reset_fraction", "reset_from", "reset_until", "noise_std")
 AFTER = 1 / 12  # of a run
 
@@ -112,8 +115,8 @@ def chosen(table: pd.DataFrame, by: str = "end") -> pd.DataFrame:
     keys = ["w_bits", "base_learning_rate", "schedule"]
     means = resets.groupby([*keys, "method"], as_index=False)[["middle", "end", "loss"]].mean()
     picked = means.loc[means.groupby(keys)[by].idxmin()].copy()
-    best = (table["loss"] - table["end"]).groupby(table["w_bits"]).min()
-    picked["behind_best"] = picked["loss"] - picked["w_bits"].map(best)
+    bases = (table["loss"] - table["end"]).groupby([table[key] for key in keys]).mean()
+    picked["behind_best"] = picked["loss"] - picked["w_bits"].map(bases.groupby("w_bits").min())
     return picked.sort_values(["w_bits", by]).reset_index(drop=True)
 
 

@@ -7,6 +7,7 @@ A run is a directory with the Trainer's `trainer_state.json` and, if `spectra tr
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Iterable
@@ -22,7 +23,8 @@ from spectra.errors import RecordError, printable
 from spectra.record.jsonfile import read_json
 
 STATE, SUMMARY = "trainer_state.json", "spectra_training.json"
-TEXT = ("path", "run", "model", "quantizer", "recipe", "method", "schedule")
+DATA = ("train_data", "eval_data", "optimizer")
+TEXT = ("path", "run", "model", "quantizer", "recipe", "method", "schedule", *DATA)
 RESETS = ("reset_every", "reset_fraction", "reset_from", "reset_until", "noise_std")
 CONTROL = "scales only"
 LARGEST = 1 << 28  # bytes of the log of a run of a million steps
@@ -43,7 +45,8 @@ def load_training(
         `quantizer`, `recipe`, `method` (of `analysis.labels.method_name`; "scales only" for a run
         whose matrices were frozen),
         `w_bits`, `a_bits`, `seed`, `base_learning_rate` (the schedule's largest), `schedule`,
-        `max_steps`, the settings of resets and noise, `step`, and what was logged.
+        `max_steps`, `train_data` and `eval_data` (source and hash), `seq_len`, `batch_size` (blocks
+        of a step), `optimizer`, the settings of resets and noise, `step`, and what was logged.
 
     Raises:
         RecordError: If there is no run, or none that can be read.
@@ -107,6 +110,11 @@ def _rows(place: Path, name: str) -> list[dict[str, Any]]:
             "base_learning_rate": _number(arguments.get("learning_rate")),
             "schedule": printable(str(arguments.get("lr_scheduler_type"))),
             "max_steps": settings["max_steps"],
+            "train_data": _digest(summary.get("train_data")),
+            "eval_data": _digest(summary.get("eval_data")),
+            "seq_len": _number((summary.get("train_data") or {}).get("seq_len")),
+            "batch_size": _batch(arguments, summary.get("environment") or {}),
+            "optimizer": printable(str(arguments.get("optim"))),
             **{key: _number(settings.get(key)) for key in RESETS},
         }
     merged: dict[int, dict[str, Any]] = {}
@@ -122,6 +130,25 @@ def _rows(place: Path, name: str) -> list[dict[str, Any]]:
             raise ValueError(len(names))
         merged.setdefault(int(entry["step"]), {}).update(values)
     return [about | merged[step] for step in sorted(merged)]
+
+
+def _digest(data: Any) -> str | None:
+    """Return source and the beginning of the hash of what was read."""
+    if not isinstance(data, dict):
+        return None
+    source = str(data.get("source")).partition(" (")[0]
+    return printable(f"{source} {str(data.get('sha256'))[:6]}")
+
+
+def _batch(arguments: dict[str, Any], environment: dict[str, Any]) -> float | None:
+    """Return the blocks of an optimizer step, None where that is not told."""
+    parts = (
+        arguments.get("per_device_train_batch_size"),
+        arguments.get("gradient_accumulation_steps", 1),
+        environment.get("ranks", 1),
+    )
+    numbers = [_number(part) for part in parts]
+    return None if None in numbers else float(math.prod(n for n in numbers if n is not None))
 
 
 def _number(value: Any) -> float | None:

@@ -34,25 +34,34 @@ def curves(
 def paired(
     base: dict[int, Curve], other: dict[int, Curve]
 ) -> tuple[dict[int, tuple[Curve, Curve]], list[str]]:
-    """Return (baseline, method) of the seeds whose runs end at the same step."""
+    """Return (baseline, method) of the seeds whose runs end at the same step, at common steps."""
     found, notes = {}, []
+    if base and other:
+        for seed in sorted(set(base) ^ set(other)):
+            which = "baseline" if seed in base else "method"
+            notes.append(f"seed {seed} left out: only its {which} has a finished run")
     for seed in base:
         if seed not in other:
             continue
-        ends = [int(curve.index[-1]) for curve, _ in (base[seed], other[seed])]
+        (a, a_path), (b, b_path) = base[seed], other[seed]
+        ends = [int(curve.index[-1]) for curve in (a, b)]
         if ends[0] != ends[1]:
             notes.append(
                 f"seed {seed} left out: the baseline was last evaluated at step {ends[0]}, the "
                 f"other at step {ends[1]}"
             )
             continue
-        found[seed] = (base[seed], other[seed])
+        common = a.index.intersection(b.index)
+        found[seed] = ((a.loc[common], a_path), (b.loc[common], b_path))
     return found, notes
 
 
 def over_seeds(numbers: dict[int, float], side: int, **claim: Any) -> Claim:
-    """Return a claim on one number a seed; seeds without a number (NaN) are left out."""
-    numbers = {seed: value for seed, value in numbers.items() if not math.isnan(value)}
+    """Return a claim on one number a seed; seeds without a number (NaN) are left out and named."""
+    lost = [seed for seed, value in numbers.items() if math.isnan(value)]
+    notes = tuple(f"seed {seed} left out: it has no such number" for seed in lost)
+    claim["notes"] = (*claim.get("notes", ()), *notes)
+    numbers = {seed: value for seed, value in numbers.items() if seed not in lost}
     values = list(numbers.values())
     whole = len(values) >= SEEDS and not any(map(math.isinf, values))
     return Claim(

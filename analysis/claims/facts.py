@@ -14,14 +14,14 @@ from typing import Any
 import pandas as pd
 
 from analysis.comparable import setting_of
-from analysis.labels import is_reference, known, method_of, section
+from analysis.labels import is_reference, known, method_of, section, unusual
 from analysis.load import spectrum
 from spectra.record.spectrum import Spectrum
 
 
 @dataclass(frozen=True)
 class Fact:
-    """A record with what decides where it belongs."""
+    """A record with what decides where it belongs; `unusual` is a schedule that does not fall."""
 
     path: str
     spectrum: Spectrum
@@ -35,6 +35,7 @@ class Fact:
     rederived: bool
     ends: int | None
     after_reset: bool
+    unusual: str
     setting: tuple[tuple[str, str], ...]
 
     @property
@@ -88,7 +89,10 @@ def groups(records: pd.DataFrame) -> tuple[list[Group], list[str]]:
     ordered = sorted(settings.items(), key=lambda item: (-len(item[1]), item[1][0].path))
     differing = _differing(settings)
     return [
-        Group(", ".join(f"{k} {v}" for k, v in setting if k in differing), tuple(facts))
+        Group(
+            ", ".join(f"{k} {v}" for k, v in setting if k in differing) or facts[0].unusual,
+            tuple(facts),
+        )
         for setting, facts in ordered
     ], notes + twice
 
@@ -128,6 +132,7 @@ def _fact(path: str, one: Spectrum) -> Fact:
         rederived=bool(section(one.metadata, "point").get("rederived_scales")),
         ends=_whole(recipe.get("max_steps")),
         after_reset=after_reset(recipe, int(checkpoint.get("step") or 0)),
+        unusual=unusual(recipe.get("lr_scheduler_type"), recipe.get("learning_rate")),
         setting=tuple((setting_of(one) | _schedule(recipe)).items()),
     )
 
@@ -146,14 +151,18 @@ def after_reset(recipe: dict[str, Any], step: int) -> bool:
 
 
 def _schedule(recipe: dict[str, Any]) -> dict[str, str]:
-    """Return start, length, rate and schedule of the training, empty where a run does not tell."""
+    """Return start, length, rate, schedule and text of a training, empty if a run does not tell."""
     steps, rate = recipe.get("max_steps"), recipe.get("learning_rate")
     if not known(steps) or not known(rate):
         return {}
     start = str(recipe.get("model_sha256") or "")[:6]
     return {
         "model": start,
-        "training": f"{steps:g} steps, {recipe.get('lr_scheduler_type')}, rate {rate:g}",
+        "steps": f"{steps:g}",
+        "schedule": str(recipe.get("lr_scheduler_type")),
+        "rate": f"{rate:g}",
+        "trained on": f"{str(recipe.get('data_sha256'))[:6]}, {recipe.get('blocks_per_step')} "
+        f"blocks of {recipe.get('seq_len')} tokens, {recipe.get('optim')}",
     }
 
 

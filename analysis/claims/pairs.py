@@ -8,13 +8,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from analysis.claims.facts import Fact
 from analysis.claims.rules import (
     SEEDS,
     Claim,
     Interval,
     student_of_intervals,
-    variant,
     verdict_of_runs,
     verdict_of_spectra,
 )
@@ -36,7 +37,6 @@ def along(facts: Iterable[Fact], method: str) -> dict[int, list[Fact]]:
     """
     found: dict[int, list[Fact]] = {}
     facts = list(facts)
-    method = variant([fact.method for fact in facts], method)
     for fact in facts:
         if fact.method == method and fact.in_place and fact.surface == "ste":
             found.setdefault(fact.seed, []).append(fact)
@@ -68,7 +68,15 @@ def _quantities(a: str, _: int, b: str, __: int) -> dict[str, Interval]:
 
 
 def compared(pairs: Pairs, quantity: str, side: int, **claim: Any) -> Claim:
-    """Return the claim that B − A of a quantity lies on a side, for each seed's pair (A, B)."""
+    """Return the claim that B − A of a quantity lies on a side, for each seed's pair (A, B).
+
+    Args:
+        pairs: The records.
+        quantity: Name of the quantity.
+        side: +1 if the claim says the difference is positive, −1 negative.
+        **claim: The rest of the claim; `relative_to` names A, to tell the change as a share of it.
+    """
+    whole = claim.pop("relative_to", "the baseline's")
     values, sources, tokens = {}, [], set()
     relative: list[str] = []
     instants: set[int] = set()
@@ -92,7 +100,7 @@ def compared(pairs: Pairs, quantity: str, side: int, **claim: Any) -> Claim:
         over = ", intervals over data" if len(counts) >= MIN_POPULATION else ""
         notes.append(f"on {batches} of {sum(counts):,} tokens, the same for all seeds{over}")
     if any(relative):
-        notes.append(f"relative to the first: {', '.join(relative)}")
+        notes.append(f"as shares of {whole}: {', '.join(relative)}")
     if instants:
         notes.append(
             f"step {', '.join(map(str, sorted(instants)))} is the instant of a reset: what one "
@@ -105,8 +113,8 @@ def _relative(a: Fact, change: Interval, quantity: str) -> str:
     """Return a change as a share of what it is a change of, as "+1.5 %", where that is known."""
     one = a.spectrum
     if quantity == "spectral_norm":
-        low, high = one.extremes()
-        base = max(-low.value, high.value)
+        largest = np.abs(one.nodes).max(axis=(1, 2))  # of each batch, as the difference is
+        base = float(largest.mean())
     elif quantity == "rms_eigenvalue":
         base = math.sqrt(max(0.0, one.moment(2).value))
     else:

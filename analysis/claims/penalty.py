@@ -15,7 +15,7 @@ import numpy as np
 
 from analysis.claims.facts import Fact
 from analysis.claims.pairs import on_spectra
-from analysis.claims.resets import allowed, same_start
+from analysis.claims.resets import POWER, allowed, same_start
 from analysis.claims.rules import Claim, Interval
 from spectra.record.spectrum import Spectrum
 
@@ -25,14 +25,15 @@ def claims_on_penalties(facts: list[Fact], bits: float) -> list[Claim]:
     found = []
     for surface in ("ste", "latent"):
         plain = {f.place: f for f in facts if f.surface == surface and not f.penalty}
-        values, sources, strengths = {}, [], set()
+        values: dict[int, Interval] = {}
+        sources, strengths = [], set()
         for fact in facts:
             partner = plain.get((*fact.place[:-1], None))
             if fact.surface != surface or not fact.penalty or partner is None:
                 continue
             beyond = shift_beyond(partner.spectrum, fact.spectrum, fact.penalty)
-            if beyond is not None:
-                values[fact.seed] = beyond
+            if beyond is not None and (fact.seed not in values or beyond > values[fact.seed]):
+                values[fact.seed] = beyond  # of several strengths the worst
                 strengths.add(fact.penalty)
                 sources += [partner.path, fact.path]
         if values:
@@ -57,8 +58,8 @@ def claims_on_penalties(facts: list[Fact], bits: float) -> list[Claim]:
 def shift_beyond(plain: Spectrum, penalized: Spectrum, gamma: float) -> Interval | None:
     """Return how far coefficients are from a shift by γ, over what rounding allows, less 1."""
     steps = same_start(plain, penalized)
-    if not steps:
-        return None
+    if not steps or abs(gamma) < 1 / POWER * allowed(plain, penalized):
+        return None  # so small a shift is not told from none
     a, b = (one.alphas[..., :steps] for one in (plain, penalized))
     c, d = (one.betas[..., :steps] for one in (plain, penalized))
     change = max(float(np.abs(b - a - gamma).max()), float(np.abs(d - c).max()))

@@ -14,7 +14,7 @@ import pandas as pd
 
 from analysis.claims.ablations import spelled
 from analysis.claims.curves import Curve, curves, last, over_seeds, paired
-from analysis.claims.rules import Claim, counted, variant
+from analysis.claims.rules import Claim
 
 RATE = ("base_learning_rate", "schedule")
 KINDS = {"winq": "WinQ", "reset": "Resets alone"}
@@ -23,7 +23,6 @@ KINDS = {"winq": "WinQ", "reset": "Resets alone"}
 def claims_on_settings(mine: pd.DataFrame, bits: float, words: str) -> list[Claim]:
     """Return the claims that resets with other settings end lower than the baseline beside them."""
     base, twice = curves(mine, "baseline")
-    known = {variant(mine["method"].dropna(), kind) for kind in KINDS}  # claims of their own
     return [
         _lower(
             base,
@@ -31,12 +30,12 @@ def claims_on_settings(mine: pd.DataFrame, bits: float, words: str) -> list[Clai
             name,
             tuple(twice),
             key=f"lower_{name}",
-            statement=f"{_named(name)}: a lower final loss than the baseline's",
+            statement=f"{named(name)}: a lower final loss than the baseline's",
             w_bits=bits,
             setting=words,
         )
         for name in _methods(mine)
-        if name not in known and base
+        if name not in KINDS and base  # which have claims of their own
     ]
 
 
@@ -50,30 +49,23 @@ def against_the_best(there: pd.DataFrame, bits: float, words: str) -> list[Claim
     """
     keys = [name for name in RATE if name in there]
     groups = [one for _, one in there.groupby(keys, dropna=False)] if keys else []
-    bases = [(curves(one, "baseline"), one) for one in groups]
-    ends = [(_mean_end(found[0]), found, one) for found, one in bases if found[0]]
-    if len(ends) < 2:
-        return []
-    _, (base, twice), best = min(ends, key=lambda item: item[0])
     found = []
     for one in groups:
-        if one is best:
-            continue
+        here = _rate(one.iloc[0], keys)
         for name in _methods(one):
-            here = _rate(one.iloc[0], keys)
+            best, count = _best(groups, curves(one, name)[0])
+            if best is None or best is one:
+                continue
+            base, twice = curves(best, "baseline")
+            which = f"of {count} baselines the one with the lowest end: {_rate(best.iloc[0], keys)}"
             found.append(
                 _lower(
                     base,
                     one,
                     name,
-                    (
-                        *twice,
-                        f"of {counted(len(ends), 'baseline')} the one that ends lowest: "
-                        f"{_rate(best.iloc[0], keys)}",
-                    ),
+                    (*twice, which),
                     key=f"best_{name}_{here}",
-                    statement=f"{_named(name)}, {here}: a lower final loss than the best "
-                    "baseline's",
+                    statement=f"{named(name)}, {here}: a lower final loss than the best baseline's",
                     w_bits=bits,
                     setting=words,
                 )
@@ -81,20 +73,28 @@ def against_the_best(there: pd.DataFrame, bits: float, words: str) -> list[Claim
     return found
 
 
+def _best(groups: list[pd.DataFrame], run: dict[int, Curve]) -> tuple[pd.DataFrame | None, int]:
+    """Return the runs whose baseline ends lowest over the seeds of `run`, and of how many."""
+    ends = []
+    for one in groups:
+        base = curves(one, "baseline")[0]
+        if run and set(run) <= set(base):
+            ends.append((sum(last(base[seed][0]) for seed in run) / len(run), one))
+    if len(ends) < 2:
+        return None, len(ends)
+    return min(ends, key=lambda item: item[0])[1], len(ends)
+
+
 def _methods(mine: pd.DataFrame) -> list[str]:
     names = sorted(set(mine["method"].dropna()))
     return [name for name in names if name.split("-")[0] in KINDS]
 
 
-def _named(name: str) -> str:
+def named(name: str) -> str:
     """Return "WinQ with a reset fraction of 0.2"."""
     kind, *changes = name.split("-")
     words = spelled(name) if changes else "its usual setting" if kind == "winq" else "each third"
     return f"{KINDS[kind]} with {words}" if changes or kind == "winq" else f"{KINDS[kind]}, {words}"
-
-
-def _mean_end(base: dict[int, Curve]) -> float:
-    return sum(last(curve) for curve, _ in base.values()) / len(base)
 
 
 def _rate(row: pd.Series[Any], keys: list[str]) -> str:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
 import pandas as pd
 
+from analysis.claims.ablations import spelled
+from analysis.claims.curves import over_seeds
 from analysis.claims.facts import Fact, groups
 from analysis.claims.pairs import Pairs, along, compared, on_spectra
 from analysis.claims.penalty import claims_on_penalties
 from analysis.claims.resets import claims_on_resets
-from analysis.claims.rules import Claim, Interval, variant
-from analysis.labels import masked_share
+from analysis.claims.rules import Claim, Interval
+from analysis.labels import known, masked_share, section
 from spectra.record.spectrum import Spectrum
 
 NEAR = "near_zero_0.1"
 BEYOND, WITHIN = 0.4, 1.5e-3  # the paper's share of eigenvalues near zero, and its threshold
+EARLY = 1 / 4  # of a run
 METHODS = (
     ("winq", "winq_magnitude", "WinQ keeps eigenvalues larger than the baseline's", 1, ""),
     (
@@ -56,6 +60,7 @@ def _claims(facts: list[Fact]) -> list[Claim]:
         mine = [fact for fact in every if not fact.penalty]
         found += _at_the_end(mine, bits)
         found += _along_training(mine, bits)
+        found += _gradient(mine, bits)
         found += claims_on_resets(mine, bits)
         found += claims_on_penalties(every, bits)
         found += _methods(mine, bits)
@@ -69,6 +74,7 @@ def _at_the_end(facts: list[Fact], bits: float) -> list[Claim]:
         for seed, series in along(facts, "baseline").items()
         if series[-1].at_the_end
     }
+    begins = [series[0] for series in along(facts, "baseline").values() if series[0].step == 0]
     return [
         _of_one(
             ends,
@@ -87,6 +93,7 @@ def _at_the_end(facts: list[Fact], bits: float) -> list[Claim]:
             paper="0.65 (2 bits)",
             bits=bits,
             quantity=f"mass |λ| ≤ {WITHIN:g}, less {BEYOND:g}",
+            notes=_masked(ends, begins),
         ),
         _of_one(
             ends,
@@ -109,6 +116,7 @@ def _of_one(
     paper: str,
     bits: float,
     quantity: str,
+    notes: tuple[str, ...] = (),
 ) -> Claim:
     """Return the claim that a quantity of one record a seed is positive."""
     return on_spectra(
@@ -120,17 +128,19 @@ def _of_one(
         w_bits=bits,
         quantity=quantity,
         sources=[fact.path for fact in ends.values()],
-        notes=_masked(ends) if measure is _beyond else (),
+        notes=notes,
     )
 
 
-def _masked(ends: dict[int, Fact]) -> tuple[str, ...]:
-    """Say how many of the eigenvalues near zero are the clip mask's."""
+def _masked(ends: dict[int, Fact], begins: list[Fact]) -> tuple[str, ...]:
+    """Say how many eigenvalues near zero are the clip mask's, at the end and to begin with."""
     shares = sorted(masked_share(fact.spectrum.metadata) for fact in ends.values())
     if not shares or not shares[-1]:
         return ()
     words = " to ".join(dict.fromkeys(f"{share:.1%}" for share in (shares[0], shares[-1])))
-    return (f"{words} are exact zeros of the clip mask",)
+    start = [masked_share(fact.spectrum.metadata) for fact in begins[:1]]
+    before = f", {start[0]:.1%} before the first step" if start else ""
+    return (f"{words} are exact zeros of the clip mask{before}",)
 
 
 def _depth(one: Spectrum) -> Interval:
@@ -170,6 +180,7 @@ def _along_training(facts: list[Fact], bits: float) -> list[Claim]:
             NEAR,
             1,
             trained=True,
+            relative_to="step 0",
             key="near_zero_grows",
             statement="The share of eigenvalues near zero grows during plain QAT",
             paper="beyond 40 % at few bits",
@@ -180,6 +191,7 @@ def _along_training(facts: list[Fact], bits: float) -> list[Claim]:
             "rms_eigenvalue",
             -1,
             trained=True,
+            relative_to="step 0",
             key="magnitude_falls",
             statement="Eigenvalues shrink during plain QAT",
             paper="",
@@ -188,26 +200,73 @@ def _along_training(facts: list[Fact], bits: float) -> list[Claim]:
     ]
 
 
+def _gradient(facts: list[Fact], bits: float) -> list[Claim]:
+    """Return the claim that ‖∇L‖/‖W‖ has fallen early, while the loss of the same batches has not.
+
+    Both are of the batches of the records, at step 0, at the last record of the first quarter of
+    the run, and at its end.
+    """
+    numbers, sources, when = {}, [], set()
+    for seed, series in along(facts, "baseline").items():
+        end = series[-1]
+        early = [f for f in series if 0 < f.step <= EARLY * end.step]
+        if series[0].step or not early or not end.at_the_end:
+            continue
+        points = (series[0], early[-1], end)
+        grads = [_gradient_ratio(fact.spectrum) for fact in points]
+        losses = [float(fact.spectrum.losses.mean()) for fact in points]
+        if grads[0] > grads[2] and losses[0] > losses[2]:
+            shares = [(x[0] - x[1]) / (x[0] - x[2]) for x in (grads, losses)]
+            numbers[seed] = shares[0] - shares[1]
+            sources += [fact.path for fact in points]
+            when.add(points[1].step)
+    if not numbers:
+        return []
+    steps = ", ".join(map(str, sorted(when)))
+    return [
+        over_seeds(
+            numbers,
+            1,
+            key="gradient_early",
+            statement="The gradient norm falls early, while the loss is still high (baseline)",
+            paper="‖∇L‖/‖W‖ falls first",
+            quantity=f"share of the whole fall that is done at step {steps}: gradient less loss",
+            w_bits=bits,
+            sources=tuple(sources),
+        )
+    ]
+
+
+def _gradient_ratio(one: Spectrum) -> float:
+    norm = section(one.metadata, "params").get("weight_norm")
+    return float(one.grad_norms.mean()) / norm if known(norm) and norm else math.nan
+
+
 def _methods(facts: list[Fact], bits: float) -> list[Claim]:
+    """Return the claims on runs of other methods, held against the baseline's at the last step.
+
+    The paper's figures stand beside its usual settings alone.
+    """
     base = along(facts, "baseline")
+    there = sorted({fact.method for fact in facts})
     found = []
     for method, key, statement, side, paper in METHODS:
-        pairs = _ends(base, along(facts, method))
-        stand_in = variant([fact.method for fact in facts], method)
-        if pairs:
-            found.append(
-                compared(
-                    pairs,
-                    QUANTITY.get(key, "rms_eigenvalue"),
-                    side,
-                    trained=True,
-                    key=key,
-                    statement=f"{statement} (last step)",
-                    paper=paper,
-                    w_bits=bits,
-                    notes=() if stand_in == method else (f"measured on {stand_in}",),
+        for name in [name for name in there if re.split(r"-(?=[a-z])", name)[0] == method]:
+            pairs = _ends(base, along(facts, name))
+            usual = name == method
+            if pairs:
+                found.append(
+                    compared(
+                        pairs,
+                        QUANTITY.get(key, "rms_eigenvalue"),
+                        side,
+                        trained=True,
+                        key=key if usual else f"{key}_{name}",
+                        statement=f"{statement} ({'' if usual else f'{spelled(name)}; '}last step)",
+                        paper=paper if usual else "",
+                        w_bits=bits,
+                    )
                 )
-            )
     return found
 
 
@@ -237,6 +296,7 @@ def _across_widths(facts: list[Fact], widths: list[float]) -> list[Claim]:
             "spectral_norm",
             -1,
             trained=True,
+            relative_to=f"{high:g} bits",
             key="bits_magnitude",
             statement=f"Fewer bits, smaller eigenvalues: {words}",
             paper="smaller max |λ|",
@@ -247,6 +307,7 @@ def _across_widths(facts: list[Fact], widths: list[float]) -> list[Claim]:
             NEAR,
             1,
             trained=True,
+            relative_to=f"{high:g} bits",
             key="bits_near_zero",
             statement=f"Fewer bits, more eigenvalues near zero: {words}",
             paper="more near zero",

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from analysis.labels import bits_label, known
+from analysis.labels import NOISE, bits_label, known
 from analysis.resets import regime, reset_events
 from analysis.style import BLACK, CATEGORIES, GREY, axes_for, figure_style
 from analysis.tables import SIGN
@@ -68,6 +68,8 @@ def _words(runs: pd.DataFrame) -> str:
     first = runs.iloc[0]
     kind = re.split("-", str(first["method"]))[0]
     words = [kind, f"every {first['reset_every']:g}", f"f = {first['reset_fraction']:g}"]
+    if kind == "winq" and known(first["noise_std"]) and first["noise_std"] != NOISE:
+        words.append(f"σ = {first['noise_std']:g}")
     for key, word in (("reset_from", "from"), ("reset_until", "until")):
         if known(first[key]):
             words.append(f"{word} step {first[key]:g}")

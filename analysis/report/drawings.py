@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import figures
+from analysis.claims.settings import RATE
 from analysis.labels import bits_label, drawn
 from analysis.load import spectrum
 from analysis.report.parts import Part, record_parts, training_parts
@@ -70,17 +71,24 @@ def _regime(runs: pd.DataFrame) -> list[Drawn]:
     """Return the maps of the lead, where there is more than one setting of the resets."""
     if "search" in runs and runs["search"].any():
         runs = runs[runs["search"]]  # a map of several studies would mix their seeds
-    with suppress(UsageError, KeyError):  # no resets, or no losses
-        table = regime(runs)
-        if table[["reset_every", "reset_fraction"]].drop_duplicates().shape[0] > FEW:
-            return [
-                (f"regime_{value}", caption, figures.plot_regime(runs, value), [])
-                for value, caption in (
-                    ("end", "Held-out loss at the end less the baseline's, mean over seeds."),
-                    ("middle", "The same in the middle third of the run."),
-                )
-            ]
-    return []
+    found: list[Drawn] = []
+    for part in training_parts(runs, but=RATE):
+        with suppress(UsageError, KeyError):  # no resets, or no losses
+            table = regime(part.rows)
+            if table[["reset_every", "reset_fraction"]].drop_duplicates().shape[0] > FEW:
+                found += [
+                    (
+                        f"regime_{value}{part.end}",
+                        _told(caption, part),
+                        figures.plot_regime(part.rows, value),
+                        [],
+                    )
+                    for value, caption in (
+                        ("end", "Held-out loss at the end less the baseline's, mean over seeds"),
+                        ("middle", "The same in the middle third of the run"),
+                    )
+                ]
+    return found
 
 
 def _record_figures(part: Part) -> list[Drawn]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from analysis.claims.facts import groups
-from analysis.claims.training import SETTING
+from analysis.claims.training import SETTING, WORDS
 from analysis.labels import known
 
 MOST = 6  # methods that curves in one panel can be told apart of
@@ -30,17 +31,20 @@ class Part:
     rows: pd.DataFrame
 
 
-def training_parts(runs: pd.DataFrame) -> list[Part]:
-    """Return the runs by model, quantizer, rate, schedule and length, most runs first.
+def training_parts(runs: pd.DataFrame, *, but: Iterable[str] = ()) -> list[Part]:
+    """Return the runs by model, quantizer, rate, schedule, length and data, most runs first.
 
-    Of many methods the cells of the factorial alone are kept.
+    Args:
+        runs: Rows of `analysis.load_training`.
+        but: Settings that may differ within a part. If there are none, of many methods the cells of
+            the factorial alone are kept.
     """
-    names = [name for name in SETTING if name in runs]
+    names = [name for name in SETTING if name in runs and name not in set(but)]
     found = [rows for _, rows in runs.groupby(names, dropna=False)] if names else [runs]
     found.sort(key=lambda rows: -rows["path"].nunique())
     differing = [name for name in names if runs[name].nunique(dropna=False) > 1]
     return [
-        Part(_words(rows.iloc[0], differing), _end(number), _few(rows))
+        Part(_words(rows.iloc[0], differing), _end(number), rows if but else _few(rows))
         for number, rows in enumerate(found)
     ]
 
@@ -67,10 +71,4 @@ def _few(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _words(row: pd.Series[Any], names: list[str]) -> str:
-    shown = {
-        "base_learning_rate": "rate {:g}",
-        "max_steps": "{:g} steps",
-        "a_bits": "A{:g}",
-        "schedule": "{} rate",
-    }
-    return ", ".join(shown.get(n, "{}").format(row[n]) for n in names if known(row[n]))
+    return ", ".join(WORDS.get(name, "{}").format(row[name]) for name in names if known(row[name]))
