@@ -51,31 +51,29 @@ def claims_on_training(training: pd.DataFrame) -> list[Claim]:
         return []
     there = training[training["eval_loss"].notna() & training["w_bits"].notna()]
     others = [name for name in SETTING if name in there]
+    differing = [name for name in others if there[name].nunique(dropna=False) > 1]
     found = []
     for bits in sorted(there["w_bits"].unique()):
         settings = list(there[there["w_bits"] == bits].groupby(others or "w_bits", dropna=False))
-        differing = [n for n in others if there[there["w_bits"] == bits][n].nunique(False) > 1]
         for _, mine in settings:
             first = mine.iloc[0]
-            words = _setting(first, differing) if len(settings) > 1 else ""
+            words = _setting(first, differing)
             words = words or unusual(first.get("schedule"), first.get("base_learning_rate"))
             found += _claims(mine, float(bits), words)
-        found += _across_rates(there[there["w_bits"] == bits], float(bits), others)
+        found += _across_rates(there[there["w_bits"] == bits], float(bits), others, differing)
     return found
 
 
-def _across_rates(there: pd.DataFrame, bits: float, others: list[str]) -> list[Claim]:
+def _across_rates(
+    there: pd.DataFrame, bits: float, others: list[str], differing: list[str]
+) -> list[Claim]:
     names = [name for name in others if name not in RATE]
     models = [one for _, one in there.groupby(names or "w_bits", dropna=False)]
     return [
         claim
         for one in models
         for claim in against_the_best(
-            one,
-            bits,
-            _setting(one.iloc[0], [n for n in names if there[n].nunique(False) > 1])
-            if len(models) > 1
-            else "",
+            one, bits, _setting(one.iloc[0], [name for name in names if name in differing])
         )
     ]
 
