@@ -3,7 +3,8 @@
 A results directory holds checkpoints; what tables, figures and the report are made from is a small
 part of it: of each record `spectrum.npz` (its metadata is in it), of each run the Trainer's log and
 the summary, of a study what was asked. They are copied to the same places below KEPT, so that
-`spectra report KEPT` says what `spectra report RESULTS` says. Unfinished records are not kept.
+`spectra report KEPT` says what `spectra report RESULTS` says. Unfinished records are not kept. Of
+absolute paths in studies and logs the last part is kept: the rest is of one machine.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import argparse
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from analysis.training import LARGEST, STATE, SUMMARY
 from spectra.errors import RecordError, SpectraError
 from spectra.record import load, write_atomically
+from spectra.record.digest import KEY, json_sha256
 from spectra.record.files import ARRAYS
 from spectra.record.jsonfile import read_json
 
@@ -71,15 +74,27 @@ def _content(path: Path) -> bytes | None:
     """Return what is kept of a file, None of a record that is not complete."""
     if path.name == ARRAYS:
         return path.read_bytes() if load(path.parent).complete else None
-    if path.name == STUDY:
-        return path.read_bytes()
     try:
         found = read_json(path, largest=LARGEST)
     except (OSError, ValueError) as error:
         raise RecordError(f"{str(path)!r} cannot be read: {error}.") from None
     if path.name == STATE:
         found = {key: found[key] for key in LOGGED if key in found}
+    found = _portable(found)
+    if path.name == STUDY:
+        if KEY in found:
+            found[KEY] = json_sha256(found)
+        return json.dumps(found, indent=2).encode() + b"\n"
     return json.dumps(found, separators=(",", ":")).encode() + b"\n"
+
+
+def _portable(value: Any) -> Any:
+    """Return a JSON value with absolute paths cut to their last part."""
+    if isinstance(value, dict):
+        return {key: _portable(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_portable(entry) for entry in value]
+    return Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
 
 
 def main() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import PurePath
 from typing import Any
 
 import pandas as pd
@@ -51,35 +52,40 @@ def claims_on_training(training: pd.DataFrame) -> list[Claim]:
         return []
     there = training[training["eval_loss"].notna() & training["w_bits"].notna()]
     others = [name for name in SETTING if name in there]
-    differing = [name for name in others if there[name].nunique(dropna=False) > 1]
     found = []
     for bits in sorted(there["w_bits"].unique()):
         settings = list(there[there["w_bits"] == bits].groupby(others or "w_bits", dropna=False))
         for _, mine in settings:
             first = mine.iloc[0]
-            words = _setting(first, differing)
+            words = told_apart(there, first, others)
             words = words or unusual(first.get("schedule"), first.get("base_learning_rate"))
             found += _claims(mine, float(bits), words)
-        found += _across_rates(there[there["w_bits"] == bits], float(bits), others, differing)
+        found += _across_rates(there, float(bits), others)
     return found
 
 
-def _across_rates(
-    there: pd.DataFrame, bits: float, others: list[str], differing: list[str]
-) -> list[Claim]:
+def _across_rates(there: pd.DataFrame, bits: float, others: list[str]) -> list[Claim]:
     names = [name for name in others if name not in RATE]
-    models = [one for _, one in there.groupby(names or "w_bits", dropna=False)]
+    mine = there[there["w_bits"] == bits]
+    models = [one for _, one in mine.groupby(names or "w_bits", dropna=False)]
     return [
         claim
         for one in models
-        for claim in against_the_best(
-            one, bits, _setting(one.iloc[0], [name for name in names if name in differing])
-        )
+        for claim in against_the_best(one, bits, told_apart(there, one.iloc[0], names))
     ]
 
 
-def _setting(row: pd.Series[Any], names: list[str]) -> str:
-    return ", ".join(WORDS.get(name, "{}").format(row[name]) for name in names if known(row[name]))
+def told_apart(runs: pd.DataFrame, row: pd.Series[Any], names: list[str]) -> str:
+    """Return what tells the setting of a run from the others': as few words as do."""
+    words = []
+    for name in names:
+        if runs[name].nunique(dropna=False) > 1:
+            if known(row[name]):
+                value = PurePath(row[name]).name if name == "model" else row[name]
+                words.append(WORDS.get(name, "{}").format(value))
+            same = runs[name].isna() if not known(row[name]) else runs[name] == row[name]
+            runs = runs[same]
+    return ", ".join(words)
 
 
 def _claims(mine: pd.DataFrame, bits: float, words: str) -> list[Claim]:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
 from analysis.claims.facts import groups
-from analysis.claims.training import SETTING, WORDS
-from analysis.labels import known
+from analysis.claims.training import SETTING, told_apart
 
 MOST = 6  # methods that curves in one panel can be told apart of
 USUAL = ("baseline", "winq", "reset", "noise")
@@ -42,9 +40,8 @@ def training_parts(runs: pd.DataFrame, *, but: Iterable[str] = ()) -> list[Part]
     names = [name for name in SETTING if name in runs and name not in set(but)]
     found = [rows for _, rows in runs.groupby(names, dropna=False)] if names else [runs]
     found.sort(key=lambda rows: -rows["path"].nunique())
-    differing = [name for name in names if runs[name].nunique(dropna=False) > 1]
     return [
-        Part(_words(rows.iloc[0], differing), _end(number), rows if but else _few(rows))
+        Part(told_apart(runs, rows.iloc[0], names), _end(number), rows if but else _few(rows))
         for number, rows in enumerate(found)
     ]
 
@@ -68,7 +65,3 @@ def _end(number: int) -> str:
 def _few(rows: pd.DataFrame) -> pd.DataFrame:
     many = rows["method"].nunique() > MOST
     return rows[rows["method"].isin(USUAL)] if many else rows
-
-
-def _words(row: pd.Series[Any], names: list[str]) -> str:
-    return ", ".join(WORDS.get(name, "{}").format(row[name]) for name in names if known(row[name]))

@@ -13,6 +13,8 @@ import analysis
 from analysis.keep import keep, stale
 from spectra.errors import RecordError
 from spectra.linalg import SymmetricOperator
+from spectra.study import Study, load_study
+from spectra.study.plan import open_study
 from tests.analysis.study import write_spectrum
 
 
@@ -47,6 +49,18 @@ def test_tables_are_the_same_without_the_weights(results: Path, tmp_path: Path) 
     written = keep(results, kept)  # again, over what is there
     assert not stale(kept, written)
     assert [p.name for p in stale(kept, written[1:])] == [written[0].name]
+
+
+def test_paths_of_one_machine_are_cut(results: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    model = str(tmp_path / "model.gguf")
+    open_study(tmp_path / "study", Study(model=model))
+    (tmp_path / "study/study.json").rename(results / "study.json")
+    summary = results / "runs/w2/spectra_training.json"
+    summary.write_text(json.dumps({"request": {"model": model, "data": "x"}}))
+    keep(results, kept)
+    assert load_study(kept).model == "model.gguf"  # and its hash is right
+    assert str(tmp_path) not in (kept / "runs/w2/spectra_training.json").read_text()
 
 
 def test_nothing_to_keep_and_keeping_within_are_refused(results: Path, tmp_path: Path) -> None:
