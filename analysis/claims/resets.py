@@ -35,7 +35,7 @@ POWER = 1e-3  # of the largest coefficient: what must be told from no change at 
 TINY = 1e-300  # of an operator that is zero
 ERRORS = 10  # product errors that may add up in that many steps
 STEPS = 8  # Lanczos steps that are held against each other
-SAME_START = ("seed", "num_probes", "probe_kind", "probe_space")
+SAME_START = ("seed", "num_probes", "probe_kind")
 
 
 def claims_on_resets(facts: list[Fact], bits: float) -> list[Claim]:
@@ -162,10 +162,12 @@ def same_start(a: Spectrum, b: Spectrum) -> int:
     ones answer to rounding.
     """
     settings = [one.metadata.get("estimator", {}) for one in (a, b)]
-    if masked_share(a.metadata) != masked_share(b.metadata):
+    masked = masked_share(a.metadata)
+    if masked != masked_share(b.metadata):
         return 0
+    keys = (*SAME_START, "probe_space") if masked else SAME_START  # without a mask one space
     if a.alphas.shape[:2] != b.alphas.shape[:2] or any(
-        settings[0].get(key) != settings[1].get(key) for key in SAME_START
+        settings[0].get(key) != settings[1].get(key) for key in keys
     ):
         return 0
     return min(STEPS, int(min(a.steps.min(), b.steps.min())))

@@ -118,6 +118,7 @@ def test_a_penalty_is_a_shift_and_nothing_else(tmp_path: Path, added: float, ver
                 step=10,
                 surface="latent",
                 proximal=gamma,
+                estimator={"probe_space": "all" if gamma else "unmasked"},  # one, without a mask
             )
         write_spectrum(
             tmp_path / f"ste-{seed}", matrix(ramp(2.0)), method="baseline", seed=seed, step=10
