@@ -35,9 +35,11 @@ Operator = Curvature | CurvatureOperator
 # Largest relative errors that rounding explains, with room; what they catch is of order .01 to 1.
 _ROUNDING = {torch.float64: 1e-8, torch.float32: 1e-3}
 _LOW_PRECISION = 0.2
-_DIFFERENCE = 0.05
-_STEP = 1e-6  # of the weight norm: truncation 1e-12, rounding 1e-10 in float64
-_SHRINK = (1.0, 0.1, 0.01)
+DIFFERENCE = 0.05
+STEP = 1e-6  # of the weight norm: truncation 1e-12, rounding 1e-10 in float64
+# Where eigenvalues are millions (a language model at its first 2-bit step) gradients turn around
+# within a millionth of the weights: each smaller step is off by a hundredth of the one before.
+SHRINK = (1.0, 0.1, 0.01, 1e-3, 1e-4)
 _SAME = 1e-9
 _PAIRS = ((0, 1), (0, 2), (1, 2))
 _NOT_FINITE = "a product is not finite; check the weights, or try dtype=float64."
@@ -222,12 +224,12 @@ def _difference(
         return None
     # A sharp bend puts the difference off by the square of its step; a missing term stays missing.
     apart = math.inf
-    for shrink in _SHRINK:
-        step = _STEP * (operator.weight_norm or 1.0) * shrink
+    for shrink in SHRINK:
+        step = STEP * (operator.weight_norm or 1.0) * shrink
         apart_by = _gradient_at(wide, q.double() * step)
         apart_by.sub_(_gradient_at(wide, q.double() * -step)).div_(2 * step).sub_(reference)
         apart = min(apart, _relative(_norm(apart_by), _norm(reference)))
-        if apart <= _DIFFERENCE:
+        if apart <= DIFFERENCE:
             return apart
     raise NumericalError(
         f"a product with the Hessian is {apart:.2g} (relative) away from a difference of "

@@ -10,14 +10,13 @@ import math
 
 import torch
 
-from spectra.curvature.checks import Checks
+from spectra.curvature.checks import DIFFERENCE, SHRINK, STEP, Checks
 from spectra.curvature.sharded import ShardedHessian
 from spectra.errors import NumericalError
 from spectra.linalg.probes import probe
 
 ROUNDING = {torch.float64: 1e-8, torch.float32: 1e-3}
 LOW_PRECISION = 0.2
-DIFFERENCE, STEP = 0.05, 1e-6
 
 
 def run_checks(operator: ShardedHessian, start: torch.Tensor, *, seed: int = 0) -> Checks:
@@ -73,18 +72,21 @@ def _difference(operator: ShardedHessian, q: torch.Tensor) -> float:
     operator.release()
     reference = operator.with_dtype(torch.float64).matvec(q)
     weights = torch.cat([part.double() for part in operator.parts])
-    step = STEP * (float(space.norm(weights)) or 1.0)
-    gradients = []
-    for sign in (1, -1):
-        moved = operator.with_dtype(torch.float64, offset=q * (sign * step))
-        moved.prepare()
-        gradients.append(moved.gradient)
-    apart = (gradients[0] - gradients[1]).div_(2 * step).sub_(reference)
-    error = float(space.norm(apart)) / (float(space.norm(reference)) or 1.0)
-    if not error <= DIFFERENCE:
-        raise NumericalError(
-            f"a product with the Hessian is {error:.2g} (relative) away from a difference of "
-            "gradients; an operation's second derivative is missing or wrong: replace custom or "
-            "fused kernels by plain torch operations."
-        )
-    return error
+    whole, scale = float(space.norm(weights)) or 1.0, float(space.norm(reference)) or 1.0
+    error = math.inf
+    for shrink in SHRINK:
+        step = STEP * whole * shrink
+        gradients = []
+        for sign in (1, -1):
+            moved = operator.with_dtype(torch.float64, offset=q * (sign * step))
+            moved.prepare()
+            gradients.append(moved.gradient)
+        apart = (gradients[0] - gradients[1]).div_(2 * step).sub_(reference)
+        error = min(error, float(space.norm(apart)) / scale)
+        if error <= DIFFERENCE:
+            return error
+    raise NumericalError(
+        f"a product with the Hessian is {error:.2g} (relative) away from a difference of "
+        "gradients; an operation's second derivative is missing or wrong: replace custom or "
+        "fused kernels by plain torch operations."
+    )

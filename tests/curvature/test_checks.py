@@ -146,3 +146,16 @@ def test_a_missing_second_derivative_is_caught():
         check_difference(H)
     sound = hessian(model, data, loss=lambda m, x: m(x).pow(3).pow(2).sum())
     assert check_difference(sound) <= 1e-8
+
+
+@pytest.mark.parametrize("frequency", [1e6, 1e9])
+def test_a_sharp_bend_is_no_missing_derivative(frequency):
+    """The gradient turns around within a millionth, or a thousandth of that, of the weights."""
+    model = nn.Linear(4, 1, bias=False).double()
+    nn.init.constant_(model.weight, 0.5)
+
+    def loss(model, batch):
+        return (torch.cos(frequency * model.weight) / frequency**2).mean()
+
+    H = hessian(model, [torch.zeros(1)], loss=loss, params="all", dtype="float64")
+    assert check_difference(H) < 0.05
