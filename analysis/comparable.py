@@ -62,7 +62,9 @@ def setting_of(one: Spectrum) -> dict[str, str]:
     params = section(meta, "params").get("select")
     digest = hashlib.sha256(repr(names).encode()).hexdigest()[:6]
     a_bits = checkpoint.get("a_bits")
-    count = f"{sum(identity['tokens']):,} tokens in {len(identity['tokens'])} batches"
+    batches = len(identity["tokens"])
+    words = "1 batch" if batches == 1 else f"{batches} batches"
+    count = f"{sum(identity['tokens']):,} tokens in {words}"
     text = f"{data.get('source')}, seq_len {data.get('seq_len')}, {count}"
     return {
         "quantizer": str(checkpoint.get("quantizer")),

@@ -14,9 +14,11 @@ from typing import Any
 import pandas as pd
 
 from analysis.comparable import setting_of
-from analysis.labels import is_reference, known, method_of, section, unusual
+from analysis.labels import count_label, is_reference, known, method_of, section, unusual
 from analysis.load import spectrum
 from spectra.record.spectrum import Spectrum
+
+FIRST = ("model", "schedule", "rate", "steps")  # of what tells settings apart
 
 
 @dataclass(frozen=True)
@@ -87,12 +89,9 @@ def groups(records: pd.DataFrame) -> tuple[list[Group], list[str]]:
     for fact in kept:
         settings.setdefault(fact.setting, []).append(fact)
     ordered = sorted(settings.items(), key=lambda item: (-len(item[1]), item[1][0].path))
-    differing = _differing(settings)
+    every = list(settings)
     return [
-        Group(
-            ", ".join(f"{k} {v}" for k, v in setting if k in differing) or facts[0].unusual,
-            tuple(facts),
-        )
+        Group(_told_apart(every, setting) or facts[0].unusual, tuple(facts))
         for setting, facts in ordered
     ], notes + twice
 
@@ -133,7 +132,7 @@ def _fact(path: str, one: Spectrum) -> Fact:
         ends=_whole(recipe.get("max_steps")),
         after_reset=after_reset(recipe, int(checkpoint.get("step") or 0)),
         unusual=unusual(recipe.get("lr_scheduler_type"), recipe.get("learning_rate")),
-        setting=tuple((setting_of(one) | _schedule(recipe)).items()),
+        setting=tuple((setting_of(one) | _schedule(checkpoint, recipe)).items()),
     )
 
 
@@ -150,12 +149,13 @@ def after_reset(recipe: dict[str, Any], step: int) -> bool:
     return bool(step) and step % every == 0 and low <= step <= high
 
 
-def _schedule(recipe: dict[str, Any]) -> dict[str, str]:
+def _schedule(checkpoint: dict[str, Any], recipe: dict[str, Any]) -> dict[str, str]:
     """Return start, length, rate, schedule and text of a training, empty if a run does not tell."""
     steps, rate = recipe.get("max_steps"), recipe.get("learning_rate")
     if not known(steps) or not known(rate):
         return {}
-    start = str(recipe.get("model_sha256") or "")[:6]
+    size = count_label(checkpoint.get("parameters"))
+    start = f"of {size} parameters ({str(recipe.get('model_sha256') or '')[:6]})"
     return {
         "model": start,
         "steps": f"{steps:g}",
@@ -182,9 +182,14 @@ def _once(facts: Iterable[Fact]) -> tuple[list[Fact], list[str]]:
     return list(best.values()), notes
 
 
-def _differing(settings: Iterable[tuple[tuple[str, str], ...]]) -> set[str]:
-    values: dict[str, set[str]] = {}
-    for setting in settings:
-        for key, value in setting:
-            values.setdefault(key, set()).add(value)
-    return {key for key, seen in values.items() if len(seen) > 1}
+def _told_apart(
+    settings: list[tuple[tuple[str, str], ...]], setting: tuple[tuple[str, str], ...]
+) -> str:
+    """Return what tells a setting from the others: as few words as do."""
+    mine, rest, words = dict(setting), [dict(other) for other in settings], []
+    for key in (*FIRST, *(key for key in mine if key not in FIRST)):
+        same = [other for other in rest if other.get(key) == mine.get(key)]
+        if len(same) < len(rest) and key in mine:
+            words.append(f"{key} {mine[key]}")
+        rest = same
+    return ", ".join(words)
