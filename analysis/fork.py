@@ -59,7 +59,7 @@ def _rows(a: Fact, b: Fact) -> list[dict[str, Any]]:
         check_comparable(a.spectrum, b.spectrum)
     except UsageError:
         return []
-    found = quantities(a, b)
+    found = quantities(a, b, QUANTITIES)
     norm = max(-a.spectrum.extremes()[0].value, a.spectrum.extremes()[1].value)
     values = {"spectral_norm": norm}
     return [

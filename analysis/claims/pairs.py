@@ -26,6 +26,7 @@ from spectra.quadrature.difference import differences
 from spectra.quadrature.estimates import MIN_POPULATION
 from spectra.record.files import ARRAYS
 
+CLAIMED = ("spectral_norm", "rms_eigenvalue", "near_zero_0.1")  # what claims are on
 Pairs = dict[int, tuple[Fact, Fact]]
 
 
@@ -47,12 +48,12 @@ def along(facts: Iterable[Fact], method: str) -> dict[int, list[Fact]]:
     return {seed: sorted(found[seed], key=lambda f: f.step) for seed in sorted(found)}
 
 
-def quantities(a: Fact, b: Fact) -> dict[str, Interval]:
+def quantities(a: Fact, b: Fact, names: tuple[str, ...] = CLAIMED) -> dict[str, Interval]:
     """Return what `spectra.quadrature.differences` says of two records, by name.
 
     Over data where the records have batches enough to know their spread, else of their batches.
     """
-    return _quantities(a.path, _version(a), b.path, _version(b))
+    return _quantities(a.path, _version(a), b.path, _version(b), names)
 
 
 def _version(fact: Fact) -> int:
@@ -60,10 +61,10 @@ def _version(fact: Fact) -> int:
 
 
 @lru_cache(maxsize=KEPT)
-def _quantities(a: str, _: int, b: str, __: int) -> dict[str, Interval]:
+def _quantities(a: str, _: int, b: str, __: int, names: tuple[str, ...]) -> dict[str, Interval]:
     one, two = spectrum(a).measure, spectrum(b).measure
     enough = min(one.num_batches, two.num_batches) >= MIN_POPULATION
-    found = differences(one, two, scope="population" if enough else "batches")
+    found = differences(one, two, scope="population" if enough else "batches", names=names)
     return {one.name: (one.value, one.lower, one.upper) for one in found}
 
 

@@ -29,9 +29,9 @@ also at least the difference of the mean eigenvalues.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -107,6 +107,7 @@ def differences(
     scope: str = "batches",
     taus: Iterable[float] | None = None,
     confidence: float = CONFIDENCE,
+    names: Collection[str] | None = None,
 ) -> list[Difference]:
     """Return B − A of every quantity, what is resolved best in front.
 
@@ -116,10 +117,12 @@ def differences(
         scope: "batches" or "population".
         taus: Thresholds of near-zero masses, chosen beforehand; default those of a summary.
         confidence: Of each interval by itself.
+        names: Quantities that are asked; default all, of which the curves take most of the time.
 
     Raises:
-        UsageError: If dimensions or batches differ, the probes are not spherical, a threshold is
-            not positive, the scope needs more batches, or a record has a single Lanczos step.
+        UsageError: If a name is not known, dimensions or batches differ, the probes are not
+            spherical, a threshold is not positive, the scope needs more batches, or a record has a
+            single Lanczos step.
     """
     check_confidence(confidence)
     for measure in (a, b):
@@ -141,18 +144,28 @@ def differences(
             raise UsageError(f"tau={tau:g} is not a threshold; pass a positive number.")
     pair = _Pair(a, b, scope, 1 - confidence)
     both, sums = pair.both, pair.sums
-    return [
-        pair.difference("rms_eigenvalue", lambda place, r: rms(sums[place], r)),
-        pair.difference("lambda_max", lambda place, r: extreme(both[place], 1, scope, r)),
-        pair.difference("lambda_min", lambda place, r: extreme(both[place], -1, scope, r)),
-        pair.difference("spectral_norm", lambda place, r: extreme(both[place], 0, scope, r)),
-        pair.difference("trace", lambda place, r: trace(sums[place], r)),
-        pair.distance(),
-        pair.negative(),
-        pair.resolved_mass(),
-        *(pair.near_zero(tau) for tau in sorted(set(thresholds))),
-        *pair.of_curves(),
-    ]
+    quantities: dict[str, Callable[[], Difference]] = {
+        name: partial(pair.difference, name, read)
+        for name, read in {
+            "rms_eigenvalue": lambda place, r: rms(sums[place], r),
+            "lambda_max": lambda place, r: extreme(both[place], 1, scope, r),
+            "lambda_min": lambda place, r: extreme(both[place], -1, scope, r),
+            "spectral_norm": lambda place, r: extreme(both[place], 0, scope, r),
+            "trace": lambda place, r: trace(sums[place], r),
+        }.items()
+    }
+    quantities["wasserstein"] = pair.distance
+    quantities["negative_mass"] = pair.negative
+    quantities[RESOLVED] = pair.resolved_mass
+    for tau in sorted(set(thresholds)):
+        quantities[f"near_zero_{tau:g}"] = partial(pair.near_zero, tau)
+    for place, level in enumerate(LEVELS):
+        quantities[f"abs_quantile_{level:g}"] = partial(pair.quantile, place)
+    quantities["effective_rank"] = pair.rank
+    unknown = sorted(set(names or ()) - set(quantities))
+    if unknown:
+        raise UsageError(f"{unknown[0]!r} is no quantity; pass names of {', '.join(quantities)}.")
+    return [make() for name, make in quantities.items() if names is None or name in names]
 
 
 class _Pair:
@@ -166,7 +179,11 @@ class _Pair:
              np.array(outer_bounds(m, 1, edge_risk(risk))))
             for m in self.both
         ]  # fmt: skip
-        self.curves = Curves(self.both, max(float(np.abs(edge).max()) for edge in self.edges))
+
+    @cached_property
+    def curves(self) -> Curves:
+        """Bounds of both distribution functions, which are dear."""
+        return Curves(self.both, max(float(np.abs(edge).max()) for edge in self.edges))
 
     def difference(
         self,
@@ -272,17 +289,17 @@ class _Pair:
             "wasserstein", None, None, value, low, high, self.scope, 1 - self.risk, parts
         )
 
-    def of_curves(self) -> list[Difference]:
-        """Compare quantiles of |λ| and effective ranks."""
-        found = []
-        for place, level in enumerate(LEVELS):
-            read = partial(self._quantile, place)
-            found.append(self.difference(f"abs_quantile_{level:g}", read))
+    def rank(self) -> Difference:
+        """Compare effective ranks."""
 
-        def rank(place: int, risk: float) -> Reading:
+        def read(place: int, risk: float) -> Reading:
             return effective_rank(self.curves, place, self.sums[place], risk)
 
-        return [*found, self.difference("effective_rank", rank)]
+        return self.difference("effective_rank", read)
+
+    def quantile(self, level: int) -> Difference:
+        """Compare a quantile of |λ|."""
+        return self.difference(f"abs_quantile_{LEVELS[level]:g}", partial(self._quantile, level))
 
     def _quantile(self, level: int, place: int, risk: float) -> Reading:
         return quantiles(self.curves, place, LEVELS, self.scope, risk)[level]

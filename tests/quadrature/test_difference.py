@@ -280,3 +280,18 @@ def test_what_cannot_be_paired_is_refused(pair) -> None:
             differences(a, b, taus=[tau])
     with pytest.raises(UsageError, match="confidence"):
         differences(a, b, confidence=95)
+
+
+def test_what_is_asked_by_name_is_what_all_would_be(pair) -> None:
+    every = by_name(differences(*pair))
+    names = ("wasserstein", "spectral_norm", "abs_quantile_0.5", "near_zero_0.1")
+    some = differences(*pair, names=names)
+    assert {one.name for one in some} == set(names)
+    for one in some:
+        assert (one.value, one.lower, one.upper) == (
+            every[one.name].value,
+            every[one.name].lower,
+            every[one.name].upper,
+        )
+    with pytest.raises(UsageError, match="'mode' is no quantity; pass names of rms_eigenvalue"):
+        differences(*pair, names=["mode"])
