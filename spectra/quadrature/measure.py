@@ -12,6 +12,7 @@ Lost orthogonality widens the bounds and does not break them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,7 +23,9 @@ from numpy.typing import NDArray
 from spectra.errors import UsageError
 from spectra.quadrature.gauss import Floats, GaussRule, gauss_rule
 from spectra.quadrature.radau import RadauMasses, radau_masses
+from spectra.quadrature.stieltjes import sharp_bounds
 
+LONG = 1000  # steps beyond which a Gauss–Radau rule, an eigendecomposition, takes seconds
 ROUNDING_UNITS = 64.0  # of float64 machine epsilon times ‖T‖: the floor of δ
 
 
@@ -88,6 +91,11 @@ class Measure:
         """Fewest Lanczos steps of any finished probe."""
         return min(run.alphas.size for row in self.runs for run in row)
 
+    @cached_property
+    def longest(self) -> int:
+        """Most Lanczos steps of any finished probe."""
+        return max(run.alphas.size for row in self.runs for run in row)
+
     def per_run(self, function: Callable[[Run], float]) -> list[list[float]]:
         """Return `function` of every run, by operator."""
         return [[function(run) for run in row] for row in self.runs]
@@ -104,11 +112,24 @@ class Measure:
 
     def cdf_lower(self, x: float) -> list[list[float]]:
         """Return lower bounds of each run's Ψ_v(x−) on the unmasked block, δ included."""
-        return [[float(m.lower[0]) for m in row] for row in self.radau(x - self.delta)]
+        return [[low for low, _ in row] for row in self._bounds(x - self.delta)]
 
     def cdf_upper(self, x: float) -> list[list[float]]:
         """Return upper bounds of each run's Ψ_v(x) on the unmasked block, δ included."""
-        return [[float(m.upper[0]) for m in row] for row in self.radau(x + self.delta)]
+        return [[high for _, high in row] for row in self._bounds(x + self.delta)]
+
+    @cached_property
+    def _far(self) -> dict[float, list[list[tuple[float, float]]]]:
+        return {}
+
+    def _bounds(self, x: float) -> list[list[tuple[float, float]]]:
+        if self.longest <= LONG or not math.isfinite(x):
+            return [[(float(m.lower[0]), float(m.upper[0])) for m in row] for row in self.radau(x)]
+        if x not in self._far:
+            point = np.array([x])
+            found = [[sharp_bounds(r.alphas, r.betas, point) for r in row] for row in self.runs]
+            self._far[x] = [[(float(low[0]), float(up[0])) for low, up in row] for row in found]
+        return self._far[x]
 
     def nodes_and_weights(self) -> list[tuple[Floats, Floats]]:
         """Return, for each run, nodes and weights of the whole spectrum, masked zeros included."""
