@@ -134,7 +134,7 @@ def linear_threshold(measures: Iterable[Measure]) -> float:
         gaps = []
         for row in measure.runs:
             for run in row:
-                theta = run.rule.nodes
+                theta = run.points[0]
                 nearest = int(np.argmin(np.abs(theta)))
                 around = theta[max(nearest - 1, 0) : nearest + 2]
                 if around.size > 1:

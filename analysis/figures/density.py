@@ -127,7 +127,7 @@ def _curve(
 def _grid(measure: Measure, limits: tuple[float, float], threshold: float) -> Floats:
     """Return points even along the axis, and around every node, or narrow peaks would be missed."""
     step = pixel(measure)
-    nodes = np.concatenate([run.rule.nodes for row in measure.runs for run in row])
+    nodes = np.concatenate([run.points[0] for row in measure.runs for run in row])
     cells = np.unique(np.round(nodes / step)) * step
     around = (cells[:, None] + step * np.linspace(-5, 5, 21)).ravel()
     x = np.concatenate([lambda_grid(limits, threshold, POINTS), around])
@@ -137,7 +137,7 @@ def _grid(measure: Measure, limits: tuple[float, float], threshold: float) -> Fl
 def _magnitudes(measures: list[Measure]) -> tuple[float, float]:
     """Return ends of the log₁₀|λ| axis: from the least node above δ to the radius."""
     radius = max(max(abs(end) for end in m.span) for m in measures)
-    sizes = np.concatenate([np.abs(r.rule.nodes) for m in measures for row in m.runs for r in row])
+    sizes = np.concatenate([np.abs(r.points[0]) for m in measures for row in m.runs for r in row])
     least = max(float(sizes[sizes > 0].min(initial=radius)), min(m.delta for m in measures))
     return float(np.log10(max(least, 1e-12 * radius))) - 0.5, float(np.log10(radius)) + 0.3
 
@@ -194,8 +194,9 @@ def _mark(ax: Axes, one: Spectrum, kind: Kind, colour: Any, place: int, *, uprig
 
 def mean_ends(measure: Measure) -> tuple[float, float]:
     """Return the smallest and largest Ritz value of each operator, averaged over operators."""
-    nodes = [np.concatenate([run.rule.nodes for run in row]) for row in measure.runs]
-    low, high = np.mean([row.min() for row in nodes]), np.mean([row.max() for row in nodes])
+    pairs = [[run.ends for run in row] for row in measure.runs]
+    low = np.mean([min(low.node for low, _ in row) for row in pairs])
+    high = np.mean([max(high.node for _, high in row) for row in pairs])
     if measure.masked_fraction > 0:
         return min(float(low), 0.0), max(float(high), 0.0)
     return float(low), float(high)

@@ -73,9 +73,9 @@ def reference_extremes(one: Spectrum) -> tuple[float, float]:
 
 
 def _extremes(measure: Measure) -> tuple[float, float]:
-    rules = [run.rule for row in measure.runs for run in row]
-    smallest = min(float(rule.nodes[rule.weights > LEAST_WEIGHT].min()) for rule in rules)
-    return smallest, float(np.median([rule.nodes[-1] for rule in rules]))
+    rules = [run.points for row in measure.runs for run in row]
+    smallest = min(float(nodes[weights > LEAST_WEIGHT].min()) for nodes, weights in rules)
+    return smallest, float(np.median([nodes[-1] for nodes, _ in rules]))
 
 
 def _title(checkpoint: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ Beta.cdf(q)^P = η. With B operators each bound takes η/B, so that all hold at 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import scipy.stats
@@ -47,11 +48,10 @@ def _extreme(measure: Measure, side: int, scope: str, confidence: float) -> Esti
     """`side` = +1 for λmax; −1 for λmin, which is −λmax of the negated operator."""
     inner, residuals = [], []
     for row in measure.runs:
-        rules = [Run(side * run.alphas, run.betas).rule for run in row]
-        best = max(rules, key=lambda rule: float(rule.nodes[-1]))
-        top = float(best.nodes[-1])
+        best = max((run.ends[side > 0] for run in row), key=lambda end: side * end.node)
+        top = side * best.node
         inner.append(max(top, 0.0) if measure.masked_fraction > 0 else top)
-        residuals.append(float(best.residuals[-1]))
+        residuals.append(best.residual)
     value, far = np.array(inner), np.array(outer_bounds(measure, side, 1 - confidence))
     near = value - measure.delta
     stderr = float(value.std(ddof=1)) / math.sqrt(value.size) if value.size > 1 else 0.0
@@ -70,23 +70,23 @@ def outer_bounds(measure: Measure, side: int, risk: float) -> list[float]:
     """Return, for each operator, a bound of λmax (`side` = −1: of −λmin); jointly at `risk`."""
     bounds = []
     for row in measure.runs:
-        mirrored = [Run(side * run.alphas, run.betas) for run in row]
-        bound = _outer(mirrored, measure.dim_unmasked, risk / measure.num_batches) + measure.delta
+        alone = _outer(row, side, measure.dim_unmasked, risk / measure.num_batches)
+        bound = alone + measure.delta
         bounds.append(max(bound, 0.0) if measure.masked_fraction > 0 else bound)
     return bounds
 
 
-def _outer(runs: list[Run], dim: int, risk: float) -> float:
-    """Return the smallest x at which an eigenvalue beyond x is excluded at the given risk."""
+def _outer(runs: Sequence[Run], side: int, dim: int, risk: float) -> float:
+    """Return the smallest x at which an eigenvalue of side·H beyond x is excluded at the risk."""
     if dim == 1:
-        return float(runs[0].rule.nodes[-1])
+        return side * runs[0].ends[side > 0].node
     quantile = float(scipy.stats.beta.ppf(risk ** (1 / len(runs)), 0.5, (dim - 1) / 2))
 
     def excluded(x: float) -> bool:
-        return max(christoffel_number(run.alphas, run.betas, x) for run in runs) < quantile
+        return max(christoffel_number(run.alphas, run.betas, side * x) for run in runs) < quantile
 
-    inside = max(float(run.rule.nodes[-1]) for run in runs)
-    spread = max(float(run.rule.nodes[-1] - run.rule.nodes[0]) for run in runs)
+    inside = max(side * run.ends[side > 0].node for run in runs)
+    spread = max(high.node - low.node for low, high in (run.ends for run in runs))
     step = max(spread, abs(inside), float(np.finfo(float).tiny)) * 1e-12
     outside = inside + step
     while not excluded(outside):

@@ -28,8 +28,12 @@ class GaussRule:
     residuals: Floats
 
 
-def jacobi_eigh(diagonal: Floats, offdiagonal: Floats) -> tuple[Floats, Floats]:
+def jacobi_eigh(
+    diagonal: Floats, offdiagonal: Floats, *, only: int | None = None
+) -> tuple[Floats, Floats]:
     """Return eigenvalues (m,), ascending, and eigenvectors (m, m) of a Jacobi matrix.
+
+    With `only`, an index, that one eigenvalue (1,) and its eigenvector (m, 1).
 
     The matrix is scaled to unit size first by a power of two, which is exact: LAPACK's thresholds
     are absolute, and the spectrum of a rescaled loss must be the rescaled spectrum.
@@ -37,12 +41,15 @@ def jacobi_eigh(diagonal: Floats, offdiagonal: Floats) -> tuple[Floats, Floats]:
     if diagonal.size == 1:
         return diagonal.copy(), np.ones((1, 1))
     scale = max(float(np.abs(diagonal).max()), float(np.abs(offdiagonal).max()))
+    one = slice(None) if only is None else slice(only, only + 1)
     if scale == 0.0:
-        return np.zeros_like(diagonal), np.eye(diagonal.size)
+        return np.zeros_like(diagonal)[one], np.eye(diagonal.size)[:, one]
     exponent = int(np.frexp(scale)[1])
-    values, vectors = scipy.linalg.eigh_tridiagonal(
-        np.ldexp(diagonal, -exponent), np.ldexp(offdiagonal, -exponent)
-    )
+    d, e = np.ldexp(diagonal, -exponent), np.ldexp(offdiagonal, -exponent)
+    if only is None:
+        values, vectors = scipy.linalg.eigh_tridiagonal(d, e)
+    else:
+        values, vectors = scipy.linalg.eigh_tridiagonal(d, e, select="i", select_range=(only, only))
     return np.ldexp(values, exponent), np.asarray(vectors, dtype=np.float64)
 
 
@@ -55,6 +62,29 @@ def gauss_rule(alphas: Floats, betas: Floats) -> GaussRule:
     """
     nodes, vectors = jacobi_eigh(alphas, betas[:-1])
     return GaussRule(nodes, vectors[0] ** 2, betas[-1] * np.abs(vectors[-1]))
+
+
+@dataclass(frozen=True)
+class End:
+    """An extreme Ritz value, and the norm of its residual."""
+
+    node: float
+    residual: float
+
+
+def ends(alphas: Floats, betas: Floats) -> tuple[End, End]:
+    """Return the smallest and the largest Ritz value, without the whole rule: O(m) each.
+
+    Args:
+        alphas: Diagonal, (m,).
+        betas: Off-diagonal and last residual norm, (m,).
+    """
+    last = alphas.size - 1
+    found = []
+    for place in (0, last):
+        nodes, vectors = jacobi_eigh(alphas, betas[:-1], only=place)
+        found.append(End(float(nodes[0]), float(betas[-1] * abs(vectors[-1, 0]))))
+    return found[0], found[1]
 
 
 def moment(alphas: Floats, betas: Floats, power: int) -> float:

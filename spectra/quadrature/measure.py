@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spectra.errors import UsageError
-from spectra.quadrature.gauss import Floats, GaussRule, gauss_rule
+from spectra.quadrature.gauss import End, Floats, GaussRule, ends, gauss_rule
 from spectra.quadrature.radau import RadauMasses, radau_masses
 from spectra.quadrature.stieltjes import sharp_bounds
 
@@ -31,15 +31,34 @@ ROUNDING_UNITS = 64.0  # of float64 machine epsilon times ‖T‖: the floor of 
 
 @dataclass(frozen=True)
 class Run:
-    """The Lanczos coefficients of one finished probe: alphas (m,), betas (m,), β_m included."""
+    """The Lanczos coefficients of one finished probe: alphas (m,), betas (m,), β_m included.
+
+    `kept` are the nodes and weights of its Gauss rule, (m,) each, where they are known already: of
+    a long run they cost an eigendecomposition of half a minute.
+    """
 
     alphas: Floats
     betas: Floats
+    kept: tuple[Floats, Floats] | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def rule(self) -> GaussRule:
         """The Gauss rule of this run."""
         return gauss_rule(self.alphas, self.betas)
+
+    @cached_property
+    def ends(self) -> tuple[End, End]:
+        """The smallest and the largest Ritz value; of a long run without its whole rule."""
+        if self.alphas.size > LONG:
+            return ends(self.alphas, self.betas)
+        nodes, residuals = self.rule.nodes, self.rule.residuals
+        first, last = (End(float(nodes[i]), float(residuals[i])) for i in (0, -1))
+        return first, last
+
+    @property
+    def points(self) -> tuple[Floats, Floats]:
+        """Nodes, ascending, and weights of the Gauss rule, (m,) each."""
+        return self.kept or (self.rule.nodes, self.rule.weights)
 
 
 @dataclass(frozen=True)
@@ -77,8 +96,8 @@ class Measure:
     @cached_property
     def span(self) -> tuple[float, float]:
         """Smallest and largest Ritz value over all runs."""
-        rules = [run.rule.nodes for row in self.runs for run in row]
-        return min(float(r[0]) for r in rules), max(float(r[-1]) for r in rules)
+        pairs = [run.ends for row in self.runs for run in row]
+        return min(low.node for low, _ in pairs), max(high.node for _, high in pairs)
 
     @cached_property
     def delta(self) -> float:
@@ -137,7 +156,7 @@ class Measure:
         pairs = []
         for row in self.runs:
             for run in row:
-                nodes, weights = run.rule.nodes, share * run.rule.weights
+                nodes, weights = run.points[0], share * run.points[1]
                 if share < 1:
                     nodes, weights = np.append(nodes, 0.0), np.append(weights, 1 - share)
                 pairs.append((nodes, weights))
@@ -154,16 +173,25 @@ def require_spherical(measure: Measure, what: str) -> None:
 
 
 def as_runs(
-    alphas: NDArray[np.float64], betas: NDArray[np.float64], steps: NDArray[np.int64]
+    alphas: Floats,
+    betas: Floats,
+    steps: NDArray[np.int64],
+    points: tuple[Floats, Floats] | None = None,
 ) -> tuple[tuple[Run, ...], ...]:
-    """Return the finished probes of padded arrays (B, P, M) and counts (B, P), by operator."""
+    """Return the finished probes of padded arrays (B, P, M) and counts (B, P), by operator.
+
+    `points` are nodes and weights, (B, P, M) each, kept with them.
+    """
+
+    def run(b: int, p: int, m: int) -> Run:
+        kept = None
+        if points and m > LONG:
+            kept = points[0][b, p, :m].copy(), points[1][b, p, :m].copy()
+        return Run(alphas[b, p, :m].copy(), betas[b, p, :m].copy(), kept)
+
     rows = []
     for b in range(steps.shape[0]):
-        row = tuple(
-            Run(alphas[b, p, :m].copy(), betas[b, p, :m].copy())
-            for p, m in enumerate(steps[b].tolist())
-            if m > 0
-        )
+        row = tuple(run(b, p, m) for p, m in enumerate(steps[b].tolist()) if m > 0)
         if row:
             rows.append(row)
     return tuple(rows)

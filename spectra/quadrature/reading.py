@@ -107,8 +107,8 @@ class Sums:
         """
         squares = []
         for run, counted in self._runs:
-            values = f(run.rule.nodes) ** 2
-            seen = _moment(run, power) if power else float(run.rule.weights @ values)
+            values = f(run.points[0]) ** 2
+            seen = _moment(run, power) if power else float(run.points[1] @ values)
             squares.append(max(seen, float(counted @ values)))
         effective = (self.measure.dim_unmasked + 2) * effective_runs(self.measure)
         return math.sqrt(2 * float(np.mean(squares)) / effective)
@@ -126,9 +126,9 @@ def ritz_norms(measure: Measure) -> Floats:
 
 def ritz_ends(measure: Measure) -> tuple[Floats, Floats]:
     """Return the smallest and the largest Ritz value of every batch, (B,); masked zeros count."""
-    rules = [[run.rule.nodes for run in row] for row in measure.runs]
-    low = np.array([min(float(nodes[0]) for nodes in row) for row in rules])
-    high = np.array([max(float(nodes[-1]) for nodes in row) for row in rules])
+    pairs = [[run.ends for run in row] for row in measure.runs]
+    low = np.array([min(low.node for low, _ in row) for row in pairs])
+    high = np.array([max(high.node for _, high in row) for row in pairs])
     if measure.masked_fraction > 0:
         low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
     return low, high

@@ -64,8 +64,8 @@ def node_distance(a: Measure, b: Measure) -> float:
 def _pooled(measure: Measure, row: tuple[Run, ...]) -> tuple[Floats, Floats]:
     """Return nodes and weights of one batch's probes together, masked zeros included."""
     share = measure.dim_unmasked / measure.dim
-    nodes = np.concatenate([*(run.rule.nodes for run in row), [0.0]])
-    weights = np.concatenate([run.rule.weights for run in row]) * share / len(row)
+    nodes = np.concatenate([*(run.points[0] for run in row), [0.0]])
+    weights = np.concatenate([run.points[1] for run in row]) * share / len(row)
     return nodes, np.append(weights, 1 - share)
 
 

@@ -121,6 +121,7 @@ def _read(file: Path) -> Spectrum:
                 f"the record {str(file)!r} unpacks to {size:,} bytes; no record is that large: it "
                 "was not written by Spectra."
             )
+    points = None
     with np.load(file, allow_pickle=False) as arrays:
         text = arrays["metadata"].tobytes()
         if len(text) > LARGEST_METADATA:
@@ -133,11 +134,15 @@ def _read(file: Path) -> Spectrum:
                     f"the record {str(file)!r} was changed after it was written (its content is "
                     f"not that of its {KEY}); restore it, or estimate again."
                 )
+            points = (stored["nodes"].astype(np.float64), stored["weights"].astype(np.float64))
         floats = {name: arrays[name].astype(np.float64) for name in FLOATS}
         integers = {name: arrays[name].astype(np.int64) for name in INTEGERS}
     metadata = checked(upgrade(metadata, str(file)))
     _check_shapes(floats | integers, metadata)
-    return Spectrum(**floats, **integers, metadata=metadata)
+    for name, derived in zip(DERIVED, points or (), strict=False):
+        if derived.shape != floats["alphas"].shape or not np.isfinite(derived).all():
+            raise ValueError(f"{name} are not those of the coefficients")
+    return Spectrum(**floats, **integers, metadata=metadata, points=points)
 
 
 def upgrade(metadata: Any, where: str) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class Spectrum:
         grad_norms: Norm of the gradient over the selected parameters, (B,).
         tokens: Predictions that count in each batch, (B,) int64.
         metadata: The JSON side of the record (see the README, "Record").
+        points: Gauss nodes and weights as a file keeps them, (B, P, M) each; None if not read.
     """
 
     alphas: NDArray[np.float64]
@@ -43,6 +44,7 @@ class Spectrum:
     grad_norms: NDArray[np.float64]
     tokens: NDArray[np.int64]
     metadata: dict[str, Any] = field(default_factory=dict)
+    points: tuple[Floats, Floats] | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def measure(self) -> Measure:
@@ -54,7 +56,7 @@ class Spectrum:
         checks, estimator = self.metadata.get("checks", {}), self.metadata.get("estimator", {})
         dim = int(self.metadata["dim"])
         return Measure(
-            runs=quadrature.as_runs(self.alphas, self.betas, self.steps),
+            runs=quadrature.as_runs(self.alphas, self.betas, self.steps, self.points),
             dim=dim,
             dim_unmasked=probe_dim(self.metadata),
             product_error=float(checks.get("product_error") or 0.0)
@@ -86,10 +88,10 @@ class Spectrum:
     @cached_property
     def _rules(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         nodes, weights = np.zeros_like(self.alphas), np.zeros_like(self.alphas)
-        for b, p in np.argwhere(self.steps > 0):
-            m = int(self.steps[b, p])
-            rule = quadrature.gauss_rule(self.alphas[b, p, :m], self.betas[b, p, :m])
-            nodes[b, p, :m], weights[b, p, :m] = rule.nodes, rule.weights
+        runs = [run for row in self.measure.runs for run in row] if self.finished else []
+        for (b, p), run in zip(np.argwhere(self.steps > 0), runs, strict=True):
+            m = run.alphas.size
+            nodes[b, p, :m], weights[b, p, :m] = run.points
         return nodes, weights
 
     def mass(

@@ -6,16 +6,14 @@ import numpy as np
 import pytest
 
 from spectra.quadrature import measure as module
+from spectra.quadrature.extremes import extremes
+from spectra.quadrature.gauss import ends
 from spectra.quadrature.mass import mass
 from spectra.quadrature.measure import Measure, Run
 
 
 def test_long_runs_have_the_bounds_of_their_rules(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Coefficients of a spectrum on [−1, 3] with a pile at zero, 400 steps."""
-    draw = np.random.default_rng(0)
-    alphas = 1.0 + 0.05 * draw.standard_normal(400)
-    betas = 1.0 + 0.05 * draw.standard_normal(400)
-    run = Run(alphas, betas)
+    run = _run(0)
 
     def masses() -> list[tuple[float, float]]:
         whole = Measure(((run,), (run,)), dim=10_000, dim_unmasked=9_000, product_error=1e-6)
@@ -27,6 +25,41 @@ def test_long_runs_have_the_bounds_of_their_rules(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(module, "LONG", 100)
     monkeypatch.setattr(Measure, "radau", _only_at_infinity(Measure.radau))
     np.testing.assert_allclose(masses(), by_rules, atol=5e-7)
+
+
+def test_long_runs_have_the_ends_of_their_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found() -> list[float]:
+        whole = Measure(((_run(0), _run(1)), (_run(2),)), dim=10_000, dim_unmasked=9_000)
+        ends = [(one.value, one.lower, one.upper) for one in extremes(whole)]
+        return [number for end in [*ends, whole.span] for number in end]
+
+    by_rules = found()
+    monkeypatch.setattr(module, "LONG", 100)
+    monkeypatch.setattr(Run, "rule", property(_no_rule))
+    np.testing.assert_allclose(found(), by_rules, rtol=1e-12)
+
+
+def test_ends_are_those_of_the_dense_matrix() -> None:
+    for run in (_run(3), Run(np.array([2.0]), np.array([0.5])), Run(np.zeros(3), np.zeros(3))):
+        off = run.betas[:-1]
+        dense = np.diag(run.alphas) + np.diag(off, 1) + np.diag(off, -1)
+        values, vectors = np.linalg.eigh(dense)
+        for end, place in zip(ends(run.alphas, run.betas), (0, -1), strict=True):
+            assert end.node == pytest.approx(values[place], abs=1e-13)
+            residual = run.betas[-1] * abs(vectors[-1, place])
+            if run.alphas.any():  # of a zero matrix any vector is an eigenvector
+                assert end.residual == pytest.approx(residual, abs=1e-12)
+
+
+def _run(seed: int) -> Run:
+    """Coefficients of a spectrum on [−1, 3] with a pile at zero, 400 steps."""
+    draw = np.random.default_rng(seed)
+    alphas = 1.0 + 0.05 * draw.standard_normal(400)
+    return Run(alphas, 1.0 + 0.05 * draw.standard_normal(400))
+
+
+def _no_rule(run: Run) -> None:
+    raise AssertionError("an eigendecomposition of a long run")
 
 
 def _only_at_infinity(whole):

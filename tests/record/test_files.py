@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from spectra.errors import RecordError, UsageError
-from spectra.record import exists, files, load, save, write_atomically
+from spectra.quadrature import measure
+from spectra.record import Spectrum, exists, files, load, save, write_atomically
 from spectra.record.digest import KEY, sha256_of
 from spectra.record.files import ARRAYS, METADATA
 from tests.record.records import ARRAY_NAMES, assert_same, spectrum
@@ -30,6 +32,36 @@ def test_save_and_load_are_inverse(tmp_path: Path) -> None:
     assert found.mass(-1, 1) == given.mass(-1, 1)
     assert found.complete
     assert sorted(p.name for p in place.iterdir()) == [METADATA, ARRAYS]
+
+
+def test_a_long_record_is_read_without_an_eigendecomposition(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw, m = np.random.default_rng(0), measure.LONG + 100
+    given = replace(
+        spectrum(dim=2 * m, dim_unmasked=2 * m),
+        alphas=draw.uniform(0.9, 1.1, (1, 1, m)),
+        betas=draw.uniform(0.4, 0.6, (1, 1, m)),
+        steps=np.array([[m]]),
+        losses=np.ones(1),
+        grad_norms=np.ones(1),
+        tokens=np.ones(1, dtype=np.int64),
+    )
+    expected = (given.mass(0.5, 1), given.extremes(), given.nodes)
+    save(given, tmp_path)
+    monkeypatch.delattr(measure, "gauss_rule")
+    found = load(tmp_path)
+    assert (found.mass(0.5, 1), found.extremes()) == expected[:2]
+    np.testing.assert_array_equal(found.nodes, expected[2])
+
+
+def test_nodes_of_another_shape_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Spectrum, "nodes", np.zeros((1, 2, 3)))
+    save(spectrum(), tmp_path)
+    with pytest.raises(RecordError, match="nodes are not those of the coefficients"):
+        load(tmp_path)
 
 
 def test_the_json_is_the_metadata_of_the_npz(tmp_path: Path) -> None:
