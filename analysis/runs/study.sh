@@ -11,11 +11,11 @@ cd "$results"
 failed=()
 run() { "$@" || failed+=("${*: -1}"); } # what fails is told at the end, and the rest goes on
 part() { local name=$1; shift; run spectra reproduce --config "$recipes/$name.yaml" "$@" --output "$name"; }
-# One probe, at most 1,500 products, until ±0.1 is known to ±0.05; then what 24 steps left open.
+# One probe, as many products as it takes to know the share within ±0.1 to ±0.01.
 near_zero() {
     local name=${1#*/runs/}
     run spectra estimate --ckpt "$1" --data stdlib --seq_len 256 --num_batches 1 --basis none \
-        --tol 0.05 --tau 0.1 --max_hvps 1500 --resume --output "near-zero/${name/\/checkpoint-/-step-}"
+        --tol 0.01 --tau 0.1 --max_hvps "$2" --resume --output "near-zero/${name/\/checkpoint-//step-}"
 }
 
 for bits in 1 1.58 2 3 4; do part "factorial-w$bits"; done
@@ -25,12 +25,11 @@ part fork
 part regime-confirmed
 part ablations
 
-for bits in 1 2 4; do
-    runs=factorial-w$bits/runs
-    near_zero "$runs/w$bits-baseline-seed0/checkpoint-0"
-    for seed in 0 1 2; do near_zero "$runs/w$bits-baseline-seed$seed/checkpoint-240"; done
+for seed in 0 1 2; do
+    for bits in 1 2 4; do near_zero "factorial-w$bits/runs/w$bits-baseline-seed$seed/checkpoint-240" 4000; done
+    near_zero "factorial-w2/runs/w2-winq-seed$seed/checkpoint-240" 4000
+    near_zero "factorial-w2/runs/w2-baseline-seed$seed/checkpoint-0" 7000
 done
-for seed in 0 1 2; do near_zero "factorial-w2/runs/w2-winq-seed$seed/checkpoint-240"; done
 
 # WinQ against the baseline over data: eight batches instead of one.
 for bits in 1 2; do
