@@ -4,7 +4,8 @@ A results directory holds checkpoints; what tables, figures and the report are m
 part of it: of each record `spectrum.npz` (its metadata is in it), of each run the Trainer's log and
 the summary, of a study what was asked. They are copied to the same places below KEPT, so that
 `spectra report KEPT` says what `spectra report RESULTS` says. Unfinished records are not kept. Of
-absolute paths in studies and logs the last part is kept: the rest is of one machine.
+absolute paths in studies and logs the last part is kept, or as many as tell two of them apart: the
+rest is of one machine.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +41,12 @@ def keep(results: str | os.PathLike[str], directory: str | os.PathLike[str]) -> 
     root, target = Path(results).resolve(), Path(directory).resolve()
     if target.is_relative_to(root):
         raise RecordError(f"{str(target)!r} lies in {str(root)!r}; keep results elsewhere.")
-    written = []
+    written, names_of = [], _short_paths(root)
     for folder, below, names in os.walk(root):
         below[:] = sorted(name for name in below if not name.startswith("checkpoint-"))
         place = target / Path(folder).relative_to(root)
         for name in sorted(set(names) & {ARRAYS, STATE, SUMMARY, STUDY}):
-            content = _content(Path(folder, name))
+            content = _content(Path(folder, name), names_of)
             if content is not None:
                 try:
                     place.mkdir(parents=True, exist_ok=True)
@@ -70,17 +72,14 @@ def stale(directory: str | os.PathLike[str], written: list[Path]) -> list[Path]:
     )
 
 
-def _content(path: Path) -> bytes | None:
+def _content(path: Path, names_of: dict[str, str]) -> bytes | None:
     """Return what is kept of a file, None of a record that is not complete."""
     if path.name == ARRAYS:
         return path.read_bytes() if load(path.parent).complete else None
-    try:
-        found = read_json(path, largest=LARGEST)
-    except (OSError, ValueError) as error:
-        raise RecordError(f"{str(path)!r} cannot be read: {error}.") from None
+    found = _json(path)
     if path.name == STATE:
         found = {key: found[key] for key in LOGGED if key in found}
-    found = _portable(found)
+    found = _portable(found, names_of)
     if path.name == STUDY:
         if KEY in found:
             found[KEY] = json_sha256(found)
@@ -88,13 +87,45 @@ def _content(path: Path) -> bytes | None:
     return json.dumps(found, separators=(",", ":")).encode() + b"\n"
 
 
-def _portable(value: Any) -> Any:
-    """Return a JSON value with absolute paths cut to their last part."""
+def _json(path: Path) -> Any:
+    try:
+        return read_json(path, largest=LARGEST)
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{str(path)!r} cannot be read: {error}.") from None
+
+
+def _short_paths(root: Path) -> dict[str, str]:
+    """Return, for each absolute path that studies and logs below `root` name, its shortest end."""
+    found: set[str] = set()
+    for folder, below, names in os.walk(root):
+        below[:] = [name for name in below if not name.startswith("checkpoint-")]
+        for name in set(names) & {STATE, SUMMARY, STUDY}:
+            _collect(_json(Path(folder, name)), found)
+    parts = {path: Path(path).parts for path in found}
+    count = Counter(one[-n:] for one in set(parts.values()) for n in range(1, len(one)))
+    short = {}
+    for path, one in parts.items():
+        alone = (n for n in range(1, len(one)) if count[one[-n:]] == 1)
+        short[path] = str(Path(*one[-next(alone, len(one)) :]))
+    return short
+
+
+def _collect(value: Any, found: set[str]) -> None:
+    entries = value.values() if isinstance(value, dict) else value
+    if isinstance(value, str) and os.path.isabs(value):
+        found.add(value)
+    elif isinstance(value, (dict, list)):
+        for entry in entries:
+            _collect(entry, found)
+
+
+def _portable(value: Any, names_of: dict[str, str]) -> Any:
+    """Return a JSON value with absolute paths cut to their ends."""
     if isinstance(value, dict):
-        return {key: _portable(entry) for key, entry in value.items()}
+        return {key: _portable(entry, names_of) for key, entry in value.items()}
     if isinstance(value, list):
-        return [_portable(entry) for entry in value]
-    return Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
+        return [_portable(entry, names_of) for entry in value]
+    return names_of.get(value, value) if isinstance(value, str) else value
 
 
 def main() -> int:

@@ -36,7 +36,7 @@ def ablations(mine: pd.DataFrame, bits: float, words: str) -> list[Claim]:
         if name not in ("noise", "reset") and not name.startswith(f"{USUAL}-"):
             continue
         other, more = curves(mine, name)
-        pairs, notes = paired(usual, other)
+        pairs, notes = paired(usual, other, "run with the usual setting")
         if not pairs:
             continue
         found.append(

@@ -32,14 +32,17 @@ def curves(
 
 
 def paired(
-    base: dict[int, Curve], other: dict[int, Curve]
+    base: dict[int, Curve], other: dict[int, Curve], name: str = "baseline"
 ) -> tuple[dict[int, tuple[Curve, Curve]], list[str]]:
-    """Return (baseline, method) of the seeds whose runs end at the same step, at common steps."""
+    """Return (base, other) of the seeds whose runs end at the same step, at common steps.
+
+    `name` is what the notes call the base.
+    """
     found, notes = {}, []
     if base and other:
         for seed in sorted(set(base) ^ set(other)):
-            which = "baseline" if seed in base else "method"
-            notes.append(f"seed {seed} left out: only its {which} has a finished run")
+            which = f"the {name}" if seed in base else "what is held against it"
+            notes.append(f"seed {seed} left out: only {which} has a finished run")
     for seed in base:
         if seed not in other:
             continue
@@ -47,7 +50,7 @@ def paired(
         ends = [int(curve.index[-1]) for curve in (a, b)]
         if ends[0] != ends[1]:
             notes.append(
-                f"seed {seed} left out: the baseline was last evaluated at step {ends[0]}, the "
+                f"seed {seed} left out: the {name} was last evaluated at step {ends[0]}, the "
                 f"other at step {ends[1]}"
             )
             continue

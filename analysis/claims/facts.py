@@ -23,7 +23,11 @@ FIRST = ("model", "schedule", "rate", "steps")  # of what tells settings apart
 
 @dataclass(frozen=True)
 class Fact:
-    """A record with what decides where it belongs; `unusual` is a schedule that does not fall."""
+    """A record with what decides where it belongs.
+
+    `unusual` is a schedule that does not fall; `checkpoint` the hash of one that no recipe of a run
+    places, and empty for others.
+    """
 
     path: str
     spectrum: Spectrum
@@ -38,6 +42,7 @@ class Fact:
     ends: int | None
     after_reset: bool
     unusual: str
+    checkpoint: str
     setting: tuple[tuple[str, str], ...]
 
     @property
@@ -45,7 +50,7 @@ class Fact:
         """What two records of one group cannot have in common."""
         return (
             *(self.bits, self.method, self.seed, self.step, self.surface),
-            *(self.toward, self.rederived, self.penalty),
+            *(self.toward, self.rederived, self.checkpoint, self.penalty),
         )
 
     @property
@@ -132,6 +137,7 @@ def _fact(path: str, one: Spectrum) -> Fact:
         ends=_whole(recipe.get("max_steps")),
         after_reset=after_reset(recipe, int(checkpoint.get("step") or 0)),
         unusual=unusual(recipe.get("lr_scheduler_type"), recipe.get("learning_rate")),
+        checkpoint=str(checkpoint.get("sha256") or path) if not recipe else "",
         setting=tuple((setting_of(one) | _schedule(checkpoint, recipe)).items()),
     )
 
@@ -153,7 +159,8 @@ def _schedule(checkpoint: dict[str, Any], recipe: dict[str, Any]) -> dict[str, s
     """Return start, length, rate, schedule and text of a training, empty if a run does not tell."""
     steps, rate = recipe.get("max_steps"), recipe.get("learning_rate")
     if not known(steps) or not known(rate):
-        return {}
+        alone = not recipe and not known(checkpoint.get("step"))  # of no run that could be told
+        return {"checkpoint": str(checkpoint.get("sha256"))[:6]} if alone else {}
     size = count_label(checkpoint.get("parameters"))
     start = f"of {size} parameters ({str(recipe.get('model_sha256') or '')[:6]})"
     return {
@@ -167,7 +174,10 @@ def _schedule(checkpoint: dict[str, Any], recipe: dict[str, Any]) -> dict[str, s
 
 
 def _once(facts: Iterable[Fact]) -> tuple[list[Fact], list[str]]:
-    """Keep the record with most products of those that are of the same checkpoint and point."""
+    """Keep the record with most products of those that are of the same checkpoint and point.
+
+    What is left out is named, unless it is of the very same weights.
+    """
     best: dict[tuple[Any, ...], Fact] = {}
     notes = []
     for fact in facts:
@@ -178,8 +188,13 @@ def _once(facts: Iterable[Fact]) -> tuple[list[Fact], list[str]]:
             continue
         more, fewer = sorted((other, fact), key=lambda f: -int(f.spectrum.steps.sum()))
         best[key] = more
-        notes.append(f"{fewer.path} left out of the claims: {more.path} has more products")
+        if _weights(more) is None or _weights(more) != _weights(fewer):
+            notes.append(f"{fewer.path} left out of the claims: {more.path} has more products")
     return list(best.values()), notes
+
+
+def _weights(fact: Fact) -> str | None:
+    return section(fact.spectrum.metadata, "checkpoint").get("sha256")
 
 
 def _told_apart(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from analysis.claims.facts import Fact
 from analysis.claims.rules import (
@@ -24,7 +23,9 @@ from analysis.load import KEPT, spectrum
 from spectra.errors import UsageError
 from spectra.quadrature.difference import differences
 from spectra.quadrature.estimates import MIN_POPULATION
+from spectra.quadrature.reading import ritz_norms
 from spectra.record.files import ARRAYS
+from spectra.record.spectrum import Spectrum
 
 CLAIMED = ("spectral_norm", "rms_eigenvalue", "near_zero_0.1")  # what claims are on
 Pairs = dict[int, tuple[Fact, Fact]]
@@ -78,7 +79,7 @@ def compared(pairs: Pairs, quantity: str, side: int, **claim: Any) -> Claim:
         **claim: The rest of the claim; `relative_to` names A, to tell the change as a share of it.
     """
     whole = claim.pop("relative_to", "the baseline's")
-    values, sources, tokens = {}, [], set()
+    values, sources, tokens, batches = {}, [], set(), sys.maxsize
     relative: list[str] = []
     instants: set[int] = set()
     notes = list(claim.pop("notes", ()))
@@ -94,12 +95,13 @@ def compared(pairs: Pairs, quantity: str, side: int, **claim: Any) -> Claim:
             relative += [_relative(a, found, quantity)]
             instants |= {b.step} if b.after_reset else set()
             sources += [a.path, b.path]
-            tokens.add(tuple(int(count) for count in a.spectrum.tokens))
+            tokens.add(_finished_tokens(a.spectrum))
+            batches = min(batches, *(fact.spectrum.measure.num_batches for fact in (a, b)))
     if len(tokens) == 1:
         (counts,) = tokens
-        batches = "1 batch" if len(counts) == 1 else f"{len(counts)} batches"
-        over = ", intervals over data" if len(counts) >= MIN_POPULATION else ""
-        notes.append(f"on {batches} of {sum(counts):,} tokens, the same for all seeds{over}")
+        words = "1 batch" if len(counts) == 1 else f"{len(counts)} batches"
+        over = ", intervals over data" if batches >= MIN_POPULATION else ""
+        notes.append(f"on {words} of {sum(counts):,} tokens, the same for all seeds{over}")
     if any(relative):
         notes.append(f"as shares of {whole}: {', '.join(relative)}")
     if instants:
@@ -110,12 +112,16 @@ def compared(pairs: Pairs, quantity: str, side: int, **claim: Any) -> Claim:
     return on_spectra(values, side, quantity=quantity, notes=notes, sources=sources, **claim)
 
 
+def _finished_tokens(one: Spectrum) -> tuple[int, ...]:
+    """Return the predictions that count in each batch that any probe has finished on."""
+    return tuple(int(n) for n in one.tokens[(one.steps > 0).any(axis=1)])
+
+
 def _relative(a: Fact, change: Interval, quantity: str) -> str:
     """Return a change as a share of what it is a change of, as "+1.5 %", where that is known."""
     one = a.spectrum
     if quantity == "spectral_norm":
-        largest = np.abs(one.nodes).max(axis=(1, 2))  # of each batch, as the difference is
-        base = float(largest.mean())
+        base = float(ritz_norms(one.measure).mean())  # of each batch, as the difference is
     elif quantity == "rms_eigenvalue":
         base = math.sqrt(max(0.0, one.moment(2).value))
     else:

@@ -32,10 +32,11 @@ def claims_on_penalties(facts: list[Fact], bits: float) -> list[Claim]:
             if fact.surface != surface or not fact.penalty or partner is None:
                 continue
             beyond = shift_beyond(partner.spectrum, fact.spectrum, fact.penalty)
-            if beyond is not None and (fact.seed not in values or beyond > values[fact.seed]):
-                values[fact.seed] = beyond  # of several strengths the worst
-                strengths.add(fact.penalty)
-                sources += [partner.path, fact.path]
+            if beyond is None:
+                continue
+            values[fact.seed] = max(beyond, values.get(fact.seed, beyond))  # of all the worst
+            strengths.add(fact.penalty)
+            sources += [partner.path, fact.path]
         if values:
             shown = ", ".join(f"{gamma:g}" for gamma in sorted(strengths))
             found.append(

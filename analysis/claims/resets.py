@@ -96,7 +96,9 @@ def _pairs(facts: list[Fact], surface: str) -> Pairs:
             if (fact.method, fact.seed, fact.step, fact.surface)
             == (last.method, seed, last.step, surface)
         ]
-        still = next((f for f in there if f.in_place or f.toward == 0), None)
+        plain = [f for f in there if f.in_place]
+        moved_by_nothing = [f for f in there if f.toward == 0 and not (f.rederived or f.penalty)]
+        still = next(iter(plain + moved_by_nothing), None)
         nearer = min(
             (f for f in there if f.toward and not f.rederived and not f.penalty),
             key=lambda f: abs((f.toward or 0.0) - RESET),

@@ -172,7 +172,7 @@ def _along_training(facts: list[Fact], bits: float) -> list[Claim]:
     pairs = {
         seed: (one[0], one[-1])
         for seed, one in along(facts, "baseline").items()
-        if one[0].step < one[-1].step and one[-1].at_the_end
+        if one[0].step == 0 < one[-1].step and one[-1].at_the_end
     }
     return [
         compared(

@@ -53,7 +53,7 @@ def verdicts(found: Iterable[Claim]) -> pd.DataFrame:
     for claim in found:
         column = "all" if claim.w_bits is None else f"{claim.w_bits:g}"
         widths |= set() if claim.w_bits is None else {claim.w_bits}
-        cells = rows.setdefault((claim.statement, claim.setting), {})
+        cells = _free(rows, claim, column)
         cells[column] = f"{claim.verdict}: {_short(claim)}" if claim.values else claim.verdict
     columns = [f"{width:g}" for width in sorted(widths)]
     if any("all" in cells for cells in rows.values()):
@@ -66,6 +66,15 @@ def verdicts(found: Iterable[Claim]) -> pd.DataFrame:
         ],
         columns=["claim", "setting", *columns],
     )
+
+
+def _free(rows: dict[tuple[str, str], dict[str, str]], claim: Claim, column: str) -> dict[str, str]:
+    """Return the row of a claim in which its column is free: no verdict takes another's place."""
+    setting, number = claim.setting, 1
+    while column in rows.setdefault((claim.statement, setting), {}):
+        number += 1
+        setting = f"{claim.setting} ({number})".strip()
+    return rows[claim.statement, setting]
 
 
 def _short(claim: Claim) -> str:

@@ -81,11 +81,21 @@ def told_apart(runs: pd.DataFrame, row: pd.Series[Any], names: list[str]) -> str
     for name in names:
         if runs[name].nunique(dropna=False) > 1:
             if known(row[name]):
-                value = PurePath(row[name]).name if name == "model" else row[name]
+                value = _short(row[name], runs[name]) if name == "model" else row[name]
                 words.append(WORDS.get(name, "{}").format(value))
             same = runs[name].isna() if not known(row[name]) else runs[name] == row[name]
             runs = runs[same]
     return ", ".join(words)
+
+
+def _short(model: str, models: pd.Series[Any]) -> str:
+    """Return the end of a model's path, as long as it takes to tell it from the others."""
+    parts = PurePath(model).parts
+    others = [PurePath(one).parts for one in models.dropna().unique() if one != model]
+    for length in range(1, len(parts)):
+        if all(one[-length:] != parts[-length:] for one in others):
+            return str(PurePath(*parts[-length:]))
+    return model
 
 
 def _claims(mine: pd.DataFrame, bits: float, words: str) -> list[Claim]:

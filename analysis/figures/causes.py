@@ -40,9 +40,14 @@ def plot_causes(
         mark: Step to mark, as that of a reset.
 
     Raises:
-        UsageError: If nothing was logged from that step on.
+        UsageError: If nothing was logged from that step on, or by runs of several settings.
     """
     mine = table[table["step"] >= since]
+    if mine.duplicated(["w_bits", "seed", "step"]).any():
+        raise UsageError(
+            f"{other!r} and {base!r} have runs of several settings of one width and seed; a figure "
+            "shows one: select the rows of one rate, schedule and model before `analysis.causes`."
+        )
     names = [n for n in CAUSES if n in mine and mine[[n, f"{n}_other"]].notna().any().all()]
     if not names:
         raise UsageError(f"since={since}: nothing was logged of both methods from that step on.")

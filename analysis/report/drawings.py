@@ -97,9 +97,11 @@ def _record_figures(part: Part) -> list[Drawn]:
     at_rest = records[
         (records["surface"] == "ste")
         & records["w_bits"].notna()
+        & records["step"].notna()  # a series is over steps
         & (records["protocol"] != "winq")
         & records[["toward_grid", "noisy_weights", "proximal"]].isna().all(axis=1)
     ]
+    at_rest = at_rest.assign(method=at_rest["method"].fillna("no method told"))
     found: list[Drawn] = []
     single = at_rest["step"].nunique() < 2
     if at_rest.empty or (single and part.end):  # a point is told by the table

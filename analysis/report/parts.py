@@ -35,7 +35,7 @@ def training_parts(runs: pd.DataFrame, *, but: Iterable[str] = ()) -> list[Part]
     Args:
         runs: Rows of `analysis.load_training`.
         but: Settings that may differ within a part. If there are none, of many methods the cells of
-            the factorial alone are kept.
+            the factorial alone are kept, or the first few if it has none of those.
     """
     names = [name for name in SETTING if name in runs and name not in set(but)]
     found = [rows for _, rows in runs.groupby(names, dropna=False)] if names else [runs]
@@ -63,5 +63,8 @@ def _end(number: int) -> str:
 
 
 def _few(rows: pd.DataFrame) -> pd.DataFrame:
-    many = rows["method"].nunique() > MOST
-    return rows[rows["method"].isin(USUAL)] if many else rows
+    names = sorted(rows["method"].dropna().unique())
+    if len(names) <= MOST:
+        return rows
+    kept = [name for name in USUAL if name in names] or names[:MOST]
+    return rows[rows["method"].isin(kept)]

@@ -18,13 +18,21 @@ LARGEST = 1 << 20  # bytes
 
 
 class _Plain(yaml.SafeLoader):
-    """Refuses anchors and aliases."""
+    """Refuses anchors, aliases, and a name that is given twice."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
             raise yaml.YAMLError("anchors and aliases are not read; write the value out")
         return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key.value, str) and key.value in seen:
+                raise yaml.YAMLError(f"{key.value[:80]!r} is given twice; keep one of the lines")
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep=deep)
 
 
 def read_config(path: Path) -> dict[str, Any]:

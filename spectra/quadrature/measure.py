@@ -34,7 +34,8 @@ class Run:
     """The Lanczos coefficients of one finished probe: alphas (m,), betas (m,), β_m included.
 
     `kept` are the nodes and weights of its Gauss rule, (m,) each, where they are known already: of
-    a long run they cost an eigendecomposition of half a minute.
+    ten thousand steps they cost an eigendecomposition of half a minute. `rule`, which has residuals
+    as well, pays for it in any case.
     """
 
     alphas: Floats
@@ -185,7 +186,7 @@ def as_runs(
 
     def run(b: int, p: int, m: int) -> Run:
         kept = None
-        if points and m > LONG:
+        if points and m > LONG and not points[1][b, p, m:].any():  # else they are of more steps
             kept = points[0][b, p, :m].copy(), points[1][b, p, :m].copy()
         return Run(alphas[b, p, :m].copy(), betas[b, p, :m].copy(), kept)
 

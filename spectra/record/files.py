@@ -37,6 +37,7 @@ INTEGERS = ("steps", "tokens")
 LARGEST = 1 << 28  # bytes, unpacked; a record is megabytes
 LARGEST_METADATA = 1 << 24
 DERIVED = ("nodes", "weights")  # for readers with numpy alone
+CLOSE = 1e-6  # to which a rule's moments are those of the coefficients
 
 
 def save(spectrum: Spectrum, directory: Path) -> Path:
@@ -139,9 +140,7 @@ def _read(file: Path) -> Spectrum:
         integers = {name: arrays[name].astype(np.int64) for name in INTEGERS}
     metadata = checked(upgrade(metadata, str(file)))
     _check_shapes(floats | integers, metadata)
-    for name, derived in zip(DERIVED, points or (), strict=False):
-        if derived.shape != floats["alphas"].shape or not np.isfinite(derived).all():
-            raise ValueError(f"{name} are not those of the coefficients")
+    _check_points(points, floats["alphas"], integers["steps"])
     return Spectrum(**floats, **integers, metadata=metadata, points=points)
 
 
@@ -183,6 +182,28 @@ def _check_shapes(arrays: dict[str, NDArray[Any]], metadata: dict[str, Any]) -> 
     within = probe_dim(metadata)
     if not (0 <= unmasked <= dim and within >= 1) or (steps.size and steps.max() > within):
         raise ValueError(f"dimensions {dim} and {unmasked} do not fit the steps")
+
+
+def _check_points(
+    points: tuple[NDArray[Any], ...] | None, alphas: NDArray[Any], steps: Any
+) -> None:
+    """Refuse nodes and weights that are not of the coefficients, as far as a glance tells."""
+    for name, derived in zip(DERIVED, points or (), strict=False):
+        if derived.shape != alphas.shape or not np.isfinite(derived).all():
+            raise ValueError(f"{name} are not those of the coefficients")
+    if points is None:
+        return
+    for b, p in np.argwhere(steps > 0):
+        m = int(steps[b, p])
+        nodes, weights = points[0][b, p, :m], points[1][b, p, :m]
+        scale = float(np.abs(nodes).max())
+        if not (
+            (np.diff(nodes) >= 0).all()
+            and (weights >= 0).all()
+            and abs(float(weights.sum()) - 1) <= CLOSE
+            and abs(float(weights @ nodes) - float(alphas[b, p, 0])) <= CLOSE * scale
+        ):
+            raise ValueError("nodes and weights are not those of the coefficients")
 
 
 def _plain(value: Any) -> Any:

@@ -192,6 +192,17 @@ def test_with_enough_batches_a_change_is_one_over_data(tmp_path: Path) -> None:
     assert all(lower < 0 < value for value, lower, _ in claim.values)
     assert "4 batches" in claim.notes[0]
     assert claim.notes[0].endswith("intervals over data")
+    whole_share = claim.notes[1]
+    for path in (tmp_path / "runs").iterdir():  # the same, two of the batches not finished
+        one = record.load(path)
+        steps = np.where(np.arange(4)[:, None] < 2, one.steps, 0)
+        record.save(dataclasses.replace(one, steps=steps), path)
+    (claim,) = (
+        c for c in analysis.claims(analysis.load(tmp_path / "runs")) if c.key == "winq_norm"
+    )
+    assert claim.notes[0].startswith("on 2 batches")
+    assert "over data" not in claim.notes[0]
+    assert "+25.0%" in claim.notes[1], (whole_share, claim.notes[1])  # 2.5 against 2
 
 
 def test_a_change_is_told_as_a_share_of_what_it_changes(study: Path) -> None:
@@ -441,11 +452,62 @@ def test_runs_on_other_data_or_evaluated_at_other_steps_are_not_mixed() -> None:
     assert all(value[0] == pytest.approx(-0.1) for value in ahead.values)
 
 
+def test_the_last_stretch_of_a_training_is_not_the_whole(study: Path) -> None:
+    frame = analysis.load(study)
+    for path in frame.loc[frame["step"] == 0, "path"]:
+        one = record.load(path)
+        checkpoint = one.metadata["checkpoint"] | {"step": 5}
+        record.save(
+            dataclasses.replace(one, metadata=one.metadata | {"checkpoint": checkpoint}),
+            Path(path),
+        )
+    found = {c.key: c for c in analysis.claims(analysis.load(study))}
+    assert found["saddle"].verdict == "reproduced"
+    for key in ("magnitude_falls", "near_zero_grows"):
+        assert found[key].verdict == "not measured"
+
+
+def test_models_of_one_name_are_told_apart_and_no_verdict_takes_anothers_place() -> None:
+    frames = [logs(model=model) for model in ("/x/llama/final", "/y/qwen/final")]
+    found = analysis.claims(None, pd.concat(frames))
+    assert {c.setting for c in found} == {"llama/final", "qwen/final"}
+    table = analysis.verdicts(found)
+    alike = analysis.verdicts([dataclasses.replace(c, setting="") for c in found])
+    assert len(table) == len(alike) == len(found)
+
+
+def test_checkpoints_that_no_run_places_are_groups_of_their_own(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_spectrum(tmp_path / name, matrix(1.0), method="baseline", seed=0, step=0)
+        one = record.load(tmp_path / name)
+        told = {"path": f"org/{name}", "w_bits": 2.0, "sha256": name * 64}
+        meta = one.metadata | {"checkpoint": told}
+        record.save(dataclasses.replace(one, metadata=meta), tmp_path / name)
+    frame = analysis.load(tmp_path)
+    assert frame["step"].isna().all()
+    settings = {c.setting for c in analysis.claims(frame)}
+    assert settings == {"checkpoint aaaaaa", "checkpoint bbbbbb"}
+    analysis.write_report(tmp_path)  # no step to draw against, and a report all the same
+
+
+def test_a_rough_record_of_the_same_weights_steps_back_without_a_word(study: Path) -> None:
+    place = study / "again"
+    write_spectrum(place, matrix(0.5), method="baseline", seed=0, step=10, steps=5)
+    for path in (place, study / "baseline-0/step-10"):
+        one = record.load(path)
+        checkpoint = one.metadata["checkpoint"] | {"sha256": "f" * 64}
+        record.save(
+            dataclasses.replace(one, metadata=one.metadata | {"checkpoint": checkpoint}), path
+        )
+    found = {c.key: c for c in analysis.claims(analysis.load(study))}
+    assert not any("again" in source for c in found.values() for source in c.sources)
+
+
 def test_a_seed_that_one_method_alone_has_is_named() -> None:
     frame = logs()
     gone = frame[(frame["method"] != "winq") | (frame["seed"] != 2)]
     (claim,) = (c for c in analysis.claims(None, gone) if c.key == "winq_lower")
-    assert claim.notes == ("seed 2 left out: only its baseline has a finished run",)
+    assert claim.notes == ("seed 2 left out: only the baseline has a finished run",)
 
 
 def test_records_of_other_data_or_parameters_are_never_subtracted(study: Path) -> None:

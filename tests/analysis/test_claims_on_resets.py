@@ -166,6 +166,44 @@ def test_scales_derived_anew_are_no_frozen_ones(tmp_path: Path) -> None:
     assert found["reset_ste"].verdict == "reproduced"
 
 
+def test_a_reset_is_held_against_the_checkpoint_with_its_own_scales(tmp_path: Path) -> None:
+    """Moved by nothing, with scales derived anew, it is another model."""
+    for seed in range(3):
+        for fraction, rederived, top in ((0.0, True, 4.0), (0.0, False, 2.0), (0.4, False, 3.0)):
+            write_spectrum(
+                tmp_path / f"{int(not rederived)}-{seed}-{fraction}",
+                matrix(ramp(top)),
+                method="baseline",
+                seed=seed,
+                step=10,
+                surface="latent",
+                toward_grid=fraction,
+                rederived=rederived,
+            )
+        write_spectrum(
+            tmp_path / f"ste-{seed}", matrix(ramp(2.0)), method="baseline", seed=seed, step=10
+        )
+    found = {c.key: c for c in analysis.claims(analysis.load(tmp_path))}
+    assert found["reset_latent"].verdict == "reproduced"  # 3 against 2, and not against 4
+
+
+def test_every_strength_of_a_penalty_is_named_and_the_worst_counts(tmp_path: Path) -> None:
+    for seed in range(3):
+        for gamma, added in ((None, 0.0), (5.0, 5.001), (7.0, 7.0)):
+            write_spectrum(
+                tmp_path / f"{seed}-{gamma}",
+                matrix(ramp(2.0) + added),
+                method="baseline",
+                seed=seed,
+                step=10,
+                surface="latent",
+                proximal=gamma,
+            )
+    found = {c.key: c for c in analysis.claims(analysis.load(tmp_path))}
+    assert "γ = 5, 7 " in found["penalty_latent"].statement
+    assert found["penalty_latent"].verdict == "contradicted"
+
+
 def test_products_too_wrong_for_a_share_do_not_end_the_others(tmp_path: Path) -> None:
     for seed in range(3):
         write_spectrum(

@@ -68,3 +68,5 @@ def test_causes_stand_side_by_side() -> None:
     np.testing.assert_allclose(lines["WinQ"], [2.5, 5])
     with pytest.raises(UsageError, match="since=11: nothing was logged"):
         analysis.plot_causes(found, "winq", since=11)
+    with pytest.raises(UsageError, match="runs of several settings"):
+        analysis.plot_causes(pd.concat([found, found]), "winq")

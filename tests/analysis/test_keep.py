@@ -63,6 +63,24 @@ def test_paths_of_one_machine_are_cut(results: Path, tmp_path: Path) -> None:
     assert str(tmp_path) not in (kept / "runs/w2/spectra_training.json").read_text()
 
 
+def test_two_models_of_one_name_stay_two(results: Path, tmp_path: Path) -> None:
+    models = {"w2": "/x/llama/final", "w3": "/y/qwen/final", "w4": "/x/llama/final"}
+    for run, model in models.items():
+        place = results / "runs" / run
+        place.mkdir(exist_ok=True)
+        text = json.dumps({"request": {"model": model, "data": "/z/text.txt"}})
+        (place / "spectra_training.json").write_text(text)
+    keep(results, tmp_path / "kept")
+    found = {}
+    for run in models:
+        text = (tmp_path / "kept/runs" / run / "spectra_training.json").read_text()
+        found[run] = json.loads(text)["request"]
+    assert {run: one["model"] for run, one in found.items()} == {
+        "w2": "llama/final", "w3": "qwen/final", "w4": "llama/final",
+    }  # fmt: skip
+    assert found["w2"]["data"] == "text.txt"
+
+
 def test_nothing_to_keep_and_keeping_within_are_refused(results: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(RecordError, match="neither records nor training runs"):

@@ -119,6 +119,7 @@ YAML = {
     "references in references": (LAUGHS, "anchors and aliases are not read"),
     "a reference to itself": ("seed: &a [*a]", "anchors and aliases are not read"),
     "a merge": ("x: &x {seed: 1}\n<<: *x", "anchors and aliases are not read"),
+    "a name given twice": ("seed: 1\nseed: 2", "'seed' is given twice"),
     "nesting without end": ("[" * 10_000, "is not YAML"),
     "a date that is none": ("seed: 2024-99-99", "is not YAML"),
     "a value that is a mapping": ("seed: {a: 1}", "is not an option with a value"),

@@ -53,6 +53,19 @@ def test_a_long_record_is_read_without_an_eigendecomposition(
     found = load(tmp_path)
     assert (found.mass(0.5, 1), found.extremes()) == expected[:2]
     np.testing.assert_array_equal(found.nodes, expected[2])
+    shorter = replace(found, steps=np.array([[measure.LONG + 50]]))
+    assert shorter.measure.runs[0][0].kept is None  # those are of more steps
+
+
+@pytest.mark.parametrize("name", ["nodes", "weights"])
+def test_nodes_and_weights_of_other_coefficients_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    given = spectrum()
+    monkeypatch.setattr(Spectrum, name, -getattr(spectrum(), name))
+    save(given, tmp_path)
+    with pytest.raises(RecordError, match="are not those of the coefficients"):
+        load(tmp_path)
 
 
 def test_nodes_of_another_shape_are_refused(
