@@ -59,6 +59,11 @@ class Fact:
         return self.toward is None and not self.penalty and not self.rederived
 
     @property
+    def weights(self) -> str | None:
+        """Hash of the checkpoint's weights, where the record tells it."""
+        return section(self.spectrum.metadata, "checkpoint").get("sha256")
+
+    @property
     def at_the_end(self) -> bool:
         """Whether the run ends here, as far as it tells."""
         return self.ends is None or self.step == self.ends
@@ -188,13 +193,9 @@ def _once(facts: Iterable[Fact]) -> tuple[list[Fact], list[str]]:
             continue
         more, fewer = sorted((other, fact), key=lambda f: -int(f.spectrum.steps.sum()))
         best[key] = more
-        if _weights(more) is None or _weights(more) != _weights(fewer):
+        if more.weights is None or more.weights != fewer.weights:
             notes.append(f"{fewer.path} left out of the claims: {more.path} has more products")
     return list(best.values()), notes
-
-
-def _weights(fact: Fact) -> str | None:
-    return section(fact.spectrum.metadata, "checkpoint").get("sha256")
 
 
 def _told_apart(

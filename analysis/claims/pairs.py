@@ -35,7 +35,8 @@ def along(facts: Iterable[Fact], method: str) -> dict[int, list[Fact]]:
     """Return the records of a method on the default surface, by seed, in the order of the steps.
 
     Before the first step every method and seed is the same model, so that a run without a record of
-    step 0 begins with that of another.
+    step 0 begins with that of another, and one with a record of the very same weights with the one
+    that has most products.
     """
     found: dict[int, list[Fact]] = {}
     facts = list(facts)
@@ -43,9 +44,14 @@ def along(facts: Iterable[Fact], method: str) -> dict[int, list[Fact]]:
         if fact.method == method and fact.in_place and fact.surface == "ste":
             found.setdefault(fact.seed, []).append(fact)
     start = [f for f in facts if f.step == 0 and f.in_place and f.surface == "ste"]
+    start.sort(key=lambda fact: -int(fact.spectrum.steps.sum()))
     for series in found.values():
-        if start and all(fact.step for fact in series):
-            series.append(start[0])
+        own = next((fact for fact in series if fact.step == 0), None)
+        if own is None:
+            series += start[:1]
+        elif own.weights is not None:
+            same = (fact for fact in start if fact.weights == own.weights)
+            series[series.index(own)] = next(same)
     return {seed: sorted(found[seed], key=lambda f: f.step) for seed in sorted(found)}
 
 

@@ -28,8 +28,8 @@ part ablations
 for seed in 0 1 2; do
     for bits in 1 2 4; do near_zero "factorial-w$bits/runs/w$bits-baseline-seed$seed/checkpoint-240" 4000; done
     near_zero "factorial-w2/runs/w2-winq-seed$seed/checkpoint-240" 4000
-    near_zero "factorial-w2/runs/w2-baseline-seed$seed/checkpoint-0" 7000
 done
+near_zero factorial-w2/runs/w2-baseline-seed0/checkpoint-0 7000 # the same weights for all seeds
 
 # WinQ against the baseline over data: eight batches instead of one.
 for bits in 1 2; do

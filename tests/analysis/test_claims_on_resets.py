@@ -81,6 +81,30 @@ def test_a_start_recorded_once_is_that_of_every_run(tmp_path: Path) -> None:
         assert lower <= last - first <= upper
 
 
+def test_of_starts_of_the_same_weights_the_best_known_counts(tmp_path: Path) -> None:
+    """A rough record of each start, and a fine one of the first, which is that of all."""
+    for seed in range(3):
+        for step, top, steps in ((0, 2.0, 2), (0, 2.0, 60), (10, 1.0, 60)):
+            if seed == 0 or steps == 2 or step:
+                place = tmp_path / f"{seed}-{step}-{steps}"
+                write_spectrum(
+                    place,
+                    matrix(ramp(top)),
+                    method="baseline",
+                    seed=seed,
+                    step=step,
+                    steps=steps,
+                    checkpoint={
+                        **{"w_bits": 2.0, "a_bits": 16, "method": "baseline", "step": step},
+                        "quantization": {"recipe": {"seed": seed, "max_steps": 10}},
+                        "sha256": "start" if step == 0 else f"end {seed}",
+                    },
+                )
+    (falls,) = (c for c in analysis.claims(analysis.load(tmp_path)) if c.key == "magnitude_falls")
+    assert {source[-6:] for source in falls.sources} == {"0-0-60", "-10-60"}
+    assert falls.verdict == "reproduced"
+
+
 def test_the_share_near_zero_is_held_against_what_the_paper_has(tmp_path: Path) -> None:
     pile = torch.linspace(-1, 2, DIM, dtype=torch.float64)
     for share, verdict in ((0.7, "reproduced"), (0.1, "contradicted")):
