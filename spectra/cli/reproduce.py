@@ -11,7 +11,7 @@ from typing import Any
 from spectra.cli.arguments import parse_values, say
 from spectra.errors import SpectraError
 from spectra.study import PRESETS, Study, conduct, study
-from spectra.study.plan import FILE
+from spectra.study.place import FILE
 
 DESCRIPTION = """\
 Trains every method at every width and seed, estimates the spectra of the checkpoints, and writes

@@ -2,7 +2,8 @@
 
 from spectra.study.conductor import Outcome, conduct
 from spectra.study.jobs import EstimateJob, TrainJob, jobs
-from spectra.study.plan import PRESETS, Study, load_study, open_study, study
+from spectra.study.place import load_study, open_study
+from spectra.study.plan import PRESETS, Study, study
 
 __all__ = [
     "PRESETS",

@@ -18,7 +18,8 @@ from spectra import record
 from spectra.errors import SpectraError
 from spectra.estimation import estimate
 from spectra.study.jobs import EstimateJob, Job, TrainJob, jobs
-from spectra.study.plan import Study, check_place, open_study
+from spectra.study.place import check_place, open_study
+from spectra.study.plan import Study
 from spectra.study.preflight import check_jobs
 from spectra.train import DEFAULTS, train
 from spectra.train.saving import SUMMARY

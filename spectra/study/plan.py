@@ -2,28 +2,18 @@
 
 Methods are cells of a factorial design and its ablations (spectra.study.cells).
 
-A study is a value that goes to disk before its first job. The same command goes on with it; another
-study in the same directory is refused.
+A study is a value; its place on disk is spectra.study.place.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from spectra.errors import RecordError, UsageError, nearest
-from spectra.record.atomic import is_remnant, make_directory, write_atomically
-from spectra.record.digest import KEY, json_sha256
-from spectra.record.jsonfile import read_json
-from spectra.record.lock import FILE as LOCK
+from spectra.errors import UsageError, nearest
 from spectra.study.cells import CAGE, METHODS, SCHEDULES, cell
 from spectra.train.recipes.winq import SHARE
-
-FILE = "study.json"
-VERSION = 1
 
 
 def _option(default: Any, text: str) -> Any:
@@ -259,79 +249,3 @@ def study(preset: str, changes: Mapping[str, Any]) -> Study:
             f"preset={preset!r} is not one of {', '.join(PRESETS)}{nearest(preset, PRESETS)}"
         )
     return replace(PRESETS[preset], **dict(changes))
-
-
-def check_place(directory: Path, asked: Study) -> bool:
-    """Return whether the study is in `directory` already.
-
-    Raises:
-        UsageError: If another study is there, or other files.
-    """
-    path = directory / FILE
-    if path.exists():
-        found = load_study(directory)
-        if found != asked:
-            key = next(
-                f.name for f in fields(Study) if getattr(found, f.name) != getattr(asked, f.name)
-            )
-            raise UsageError(
-                f"{str(directory)!r} holds a study with {key}={getattr(found, key)}, and "
-                f"{key}={getattr(asked, key)} is asked for; choose another --output, or repeat the "
-                "first command to go on."
-            )
-        return True
-    if directory.exists() and (not directory.is_dir() or any(map(_counts, directory.iterdir()))):
-        raise UsageError(
-            f"output={str(directory)!r} holds other files; pass a new or an empty directory."
-        )
-    return False
-
-
-def _counts(path: Path) -> bool:
-    """Whether a file is not what keeping order in the directory takes, or a killed write leaves."""
-    return not is_remnant(path) and path.name != LOCK
-
-
-def open_study(directory: Path, asked: Study) -> None:
-    """Write the study into `directory`, or see that the same one is there.
-
-    Raises:
-        UsageError: If another study is there, or other files, or it cannot be written.
-    """
-    if check_place(directory, asked):
-        return
-    path = directory / FILE
-    content = {"version": VERSION} | asdict(asked)
-    content[KEY] = json_sha256(content)
-    try:
-        make_directory(directory)
-        write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
-    except OSError as error:
-        raise UsageError(
-            f"output={str(directory)!r} cannot be written: {error.strerror}; choose another."
-        ) from None
-
-
-def load_study(directory: Path) -> Study:
-    """Return the study in `directory`.
-
-    Raises:
-        RecordError: If there is none, or it cannot be read.
-    """
-    path = directory / FILE
-    try:
-        content = read_json(path)
-        if content.pop(KEY, None) not in (None, json_sha256(content)):
-            raise RecordError(
-                f"{str(path)!r} was changed after it was written (its content is not that of its "
-                f"{KEY}); restore it, or choose another --output."
-            )
-        if content.pop("version") != VERSION:
-            raise ValueError
-        return Study(**content)
-    except OSError as error:
-        raise RecordError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
-    except (ValueError, TypeError, KeyError, AttributeError, UsageError):
-        raise RecordError(
-            f"{str(path)!r} is not a study of this release; choose another --output."
-        ) from None

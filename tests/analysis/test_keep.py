@@ -14,7 +14,7 @@ from analysis.keep import keep, stale
 from spectra.errors import RecordError
 from spectra.linalg import SymmetricOperator
 from spectra.study import Study, load_study
-from spectra.study.plan import open_study
+from spectra.study.place import open_study
 from tests.analysis.study import write_spectrum
 
 

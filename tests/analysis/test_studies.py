@@ -14,7 +14,7 @@ from analysis.studies import searched, study_of
 from spectra.errors import UsageError
 from spectra.linalg import SymmetricOperator
 from spectra.study import Study
-from spectra.study.plan import open_study
+from spectra.study.place import open_study
 from tests.analysis.study import write_spectrum
 
 

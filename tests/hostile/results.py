@@ -18,7 +18,7 @@ from spectra import record
 from spectra.quadrature import summarize
 from spectra.record.digest import KEY
 from spectra.record.files import ARRAYS
-from spectra.study.plan import load_study
+from spectra.study.place import load_study
 from spectra.train.saving import last_complete
 from tests.record.records import ARRAY_NAMES, spectrum
 
