@@ -56,7 +56,8 @@ def _check_same_or_grown(directory: Path, found: Study, asked: Study) -> None:
         else:
             continue
         raise UsageError(
-            f"{str(directory)!r} holds a study with {key}={old}, and {key}={new} is asked for; {cure}"
+            f"{str(directory)!r} holds a study with {key}={old}, and {key}={new} is asked for; "
+            + cure
         )
 
 
