@@ -39,9 +39,9 @@ def ritz_residuals(alphas: Floats, betas: Floats, nodes: Floats) -> Floats:
     if not nodes.size:
         return np.empty(0)
     parts = [nodes[i : i + TOGETHER] for i in range(0, nodes.size, TOGETHER)]
-    return betas[-1] * np.concatenate(
-        [_last_components(alphas, betas[:-1], part) for part in parts]
-    )
+    last = np.concatenate([_last_components(alphas, betas[:-1], part) for part in parts])
+    residuals: Floats = betas[-1] * last
+    return residuals
 
 
 def _last_components(diagonal: Floats, offdiagonal: Floats, theta: Floats) -> Floats:
