@@ -34,7 +34,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from spectra.curvature.cotangents import Maybe, Tensor, Totals, plus, pull, stacked
+from spectra.curvature.cotangents import Maybe, Tensor, Totals, plus, pull, pull_second, stacked
 from spectra.curvature.failures import refuse_truncated
 from spectra.curvature.graphs import Blocks
 from spectra.curvature.loss import Loss
@@ -240,17 +240,7 @@ class BlockwiseGraph(ABC):
         result: list[Maybe] = []
         for k, (tangent, vector) in enumerate(zip(tangents, vectors, strict=True)):
             with_x = (tangent, *vector) if x is not None else vector
-            pairs = [
-                (b, t)
-                for b, t in zip(backward, with_x, strict=True)
-                if b is not None and t is not None and b.requires_grad
-            ]
-            found: Sequence[Maybe] = [None] * len(asked)
-            if pairs:
-                outputs, given = zip(*pairs, strict=True)
-                found = torch.autograd.grad(
-                    outputs, asked, given, retain_graph=k + 1 < len(vectors), allow_unused=True
-                )
+            found = pull_second(backward, with_x, asked, last=k + 1 == len(vectors))
             result.append(found[0])
             if self.needs_slopes:
                 totals[k].add(found[-len(self.leaves) :])

@@ -1,4 +1,4 @@
-"""Sums of cotangents, where None stands for zero."""
+"""Cotangents pulled back through a graph, and their sums, where None stands for zero."""
 
 from __future__ import annotations
 
@@ -48,6 +48,41 @@ def pull(
     found = torch.autograd.grad(out, inputs, cotangent, retain_graph=not last, allow_unused=True)
     total.add(found[-len(leaves) :])
     return found[0] if moving else None
+
+
+def pull_second(
+    backward: Sequence[Maybe],
+    tangents: Sequence[Maybe],
+    inputs: tuple[Tensor, ...],
+    *,
+    last: bool,
+    batched: bool = False,
+) -> Sequence[Maybe]:
+    """Return ∂Σ⟨b, t⟩/∂inputs over the pairs of a first backward's results b and tangents t.
+
+    Args:
+        backward: What the first backward gave; None, or without a graph, where it is constant.
+        tangents: None stands for zero.
+        inputs: What to differentiate with respect to.
+        last: Whether the graph may be freed.
+        batched: Whether tangents have a leading axis of several vectors.
+    """
+    pairs = [
+        (b, t)
+        for b, t in zip(backward, tangents, strict=True)
+        if b is not None and t is not None and b.requires_grad
+    ]
+    if not pairs:
+        return [None] * len(inputs)
+    outputs, given = zip(*pairs, strict=True)
+    return torch.autograd.grad(
+        outputs,
+        inputs,
+        given,
+        retain_graph=not last,
+        allow_unused=True,
+        is_grads_batched=batched,
+    )
 
 
 def plus(a: Maybe, b: Maybe) -> Maybe:

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from spectra.curvature.blockwise import BlockwiseGraph
-from spectra.curvature.cotangents import Maybe, Tensor, Totals
+from spectra.curvature.cotangents import Maybe, Tensor, Totals, pull_second
 from spectra.curvature.failures import refuse_truncated
 from spectra.curvature.family import Curvature, family
 from spectra.curvature.loss import Loss, LossFunction
@@ -53,22 +53,7 @@ class _HessianGraph:
         return [None if block is None else block.detach() for block in self.gradients]
 
     def product(self, blocks: Sequence[torch.Tensor], *, batched: bool, last: bool) -> Blocks:
-        active = [
-            (gradient, block)
-            for gradient, block in zip(self.gradients, blocks, strict=True)
-            if gradient is not None and gradient.requires_grad
-        ]
-        if not active:
-            return [None] * len(self.leaves)
-        gradients, cotangents = zip(*active, strict=True)
-        return torch.autograd.grad(
-            gradients,
-            self.leaves,
-            cotangents,
-            retain_graph=not last,
-            allow_unused=True,
-            is_grads_batched=batched,
-        )
+        return pull_second(self.gradients, blocks, self.leaves, last=last, batched=batched)
 
 
 class BlockwiseHessian(BlockwiseGraph):
@@ -89,17 +74,8 @@ class BlockwiseHessian(BlockwiseGraph):
         refuse_truncated(first, "the head")
         result: list[Maybe] = []
         for k, (tangent, vector) in enumerate(zip(tangents, vectors, strict=True)):
-            pairs = [
-                (f, t)
-                for f, t in zip(first, (tangent, *vector), strict=True)
-                if f is not None and t is not None and f.requires_grad
-            ]
-            found: Sequence[Maybe] = [None] * len(inputs)
-            if pairs:
-                outputs, given = zip(*pairs, strict=True)
-                found = torch.autograd.grad(
-                    outputs, inputs, given, retain_graph=k + 1 < len(vectors), allow_unused=True
-                )
+            last = k + 1 == len(vectors)
+            found = pull_second(first, (tangent, *vector), inputs, last=last)
             totals[k].add(found[1:])
             result.append(found[0])
         return result
