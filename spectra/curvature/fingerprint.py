@@ -33,8 +33,7 @@ def checksum(tensor: torch.Tensor) -> int:
     return int(total)
 
 
-def changed(before: dict[str, int], model: nn.Module) -> list[str]:
+def changed(before: dict[str, int], now: dict[str, int]) -> list[str]:
     """Return the names of what is other than it was, has come or has gone."""
-    now = fingerprint(model)
     names = [*before, *(name for name in now if name not in before)]
     return [name for name in names if before.get(name) != now.get(name)]

@@ -19,6 +19,7 @@ import torch
 from spectra.curvature.batches import move
 from spectra.curvature.captured import CapturedGraph, faster_captured
 from spectra.curvature.failures import told
+from spectra.curvature.fingerprint import fingerprint
 from spectra.curvature.graphs import BatchGraph, Blocks, GraphPolicy
 from spectra.curvature.holder import GraphHolder
 from spectra.curvature.precision import matmul_precision
@@ -60,6 +61,10 @@ class CurvatureOperator(GraphHolder):
     def dim_unmasked(self) -> int:
         """Number of coordinates that are not masked; the rank of a projector."""
         return self.point.surface.dim_unmasked
+
+    def fingerprint(self) -> dict[str, int]:
+        """Return a checksum of each parameter and buffer of the model, by its name."""
+        return fingerprint(self.point.model)
 
     # Products.
 

@@ -16,6 +16,7 @@ import torch
 from torch.autograd.graph import get_gradient_edge
 
 from spectra.curvature.family import Curvature
+from spectra.curvature.fingerprint import checksum, fingerprint
 from spectra.curvature.gathered import GatheredModel
 from spectra.curvature.loss import LanguageModelLoss, Loss
 from spectra.curvature.point import Point
@@ -109,6 +110,11 @@ class ShardedHessian(SymmetricOperator):
         assert gradient is not None
         self.gradient = gradient
         self.grad_norm = float(self.space.norm(self.gradient))
+
+    def fingerprint(self) -> dict[str, int]:
+        """Return checksums of the blocks' weights held here and of all that is not in parts."""
+        blocks = {f"weights of block {i}": checksum(part) for i, part in enumerate(self.parts)}
+        return fingerprint(self.point.model) | blocks
 
     def matvec(self, v: Tensor) -> Tensor:
         """Return the part of A v from that of v, (length,)."""

@@ -14,8 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from spectra.curvature.fingerprint import changed, fingerprint
-from spectra.curvature.operator import CurvatureOperator
+from spectra.curvature.fingerprint import changed
 from spectra.errors import NumericalError
 from spectra.estimation.checking import Checks, VectorSampler
 from spectra.estimation.halfway import Halfway
@@ -128,13 +127,13 @@ class Runner:
 
     def _same_model(self, operator: SymmetricOperator) -> None:
         """Raise where the model is not the one that the run began with."""
-        if not (self.settings.check and isinstance(operator, CurvatureOperator)):
+        found = getattr(operator, "fingerprint", None)
+        if not self.settings.check or found is None:
             return
-        model = operator.point.model
+        now = found()
         if self._model is None:
-            self._model = fingerprint(model)
-            return
-        names = changed(self._model, model)
+            self._model = now
+        names = changed(self._model, now)
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise NumericalError(

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from spectra.curvature import hessian
+from spectra.curvature.fingerprint import changed
 from spectra.curvature.sharded import ShardedCurvature
 from spectra.errors import NumericalError, SpectraError
 from spectra.parallel.group import Group
@@ -58,6 +59,18 @@ def test_products_equal_the_dense_hessian(build: Any, params: str) -> None:
     assert relative_error(space.whole(op.gradient[None])[0], gradient) < 1e-11
     assert op.loss == pytest.approx(float(loss), rel=1e-13)
     assert op.tokens == sum(one.count for one in DATA)
+
+
+def test_what_changes_is_named_wherever_it_is_held() -> None:
+    model = llama(layers=2)
+    family = sharded(model, DATA, params="linear", dtype="float64")
+    before = family.mean.fingerprint()
+    assert changed(before, family.operator(1).fingerprint()) == []
+    with torch.no_grad():
+        family.mean.parts[1][3] += 1
+        family.mean.point.model.get_parameter("model.norm.weight")[0] += 1
+    names = changed(before, family.mean.fingerprint())
+    assert names == ["model.norm.weight", "weights of block 1"]
 
 
 def test_a_product_costs_four_gradients() -> None:
