@@ -24,7 +24,9 @@ th, td { text-align: left; padding: 4px 10px 4px 0; vertical-align: top;
   border-bottom: 1px solid #e4e4e7; }
 th { color: #52525b; font-weight: 600; white-space: nowrap; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-td.lines { white-space: pre-line; }
+td.lines { white-space: pre-line; } td.claim { min-width: 230px; }
+.setting { max-width: none; margin: 22px 0 0; padding-left: 8px; border-left: 3px solid #0072b2;
+  font-size: 13px; color: #3f3f46; }
 .scroll { overflow-x: auto; }
 figure { margin: 14px 0 22px; } figure img { max-width: 100%; height: auto; }
 figcaption, .small { color: #52525b; font-size: 13px; max-width: 90ch; }
@@ -90,6 +92,11 @@ def figure(png: Path, caption: str) -> str:
 def paragraph(text: str, css: str = "") -> str:
     """Return a paragraph."""
     return f"<p{f' class={chr(34)}{css}{chr(34)}' if css else ''}>{escaped(text)}</p>"
+
+
+def heading(text: str) -> str:
+    """Return a heading within a section."""
+    return f"<h3>{escaped(text)}</h3>"
 
 
 def code(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The sections of a report: claims, training, what was run, records, method."""
+"""The sections of a report beside the claims: training, what was run, records, method."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 import pandas as pd
 
 from analysis import html
-from analysis.claims import Claim, measured, quantity
 from analysis.labels import bits_label, known, point_label, section, step_label
 from analysis.load import spectrum, summary_of
 from analysis.report.paths import shorter
@@ -16,7 +15,6 @@ from analysis.studies import study_of
 from analysis.tables import DASH, SIGN, number_interval, share_interval, warning_lines
 from spectra.record.spectrum import Spectrum
 
-CSS_OF = {"reproduced": "reproduced", "contradicted": "contradicted", "withheld": "withheld"}
 ESTIMATES = {
     "λmin": "lambda_min",
     "λmax": "lambda_max",
@@ -62,47 +60,6 @@ def what_was_run(root: Path, spectra: list[Spectrum], training: pd.DataFrame | N
         if values:
             rows.append((name, ", ".join(sorted(values))))
     return [html.table(("setting", "value"), rows)]
-
-
-def claims_section(root: Path, found: list[Claim], left_out: list[str]) -> list[str]:
-    """Return the table of claims and its notes."""
-    left = [html.paragraph(note.replace(f"{root}/", ""), "small") for note in left_out]
-    if not found:
-        text = "No claim of the paper can be looked at with these results."
-        return [html.paragraph(text), *left]
-    rows = [
-        (
-            claim.statement,
-            ", ".join(filter(None, (_bits(claim.w_bits), claim.setting))),
-            quantity(claim),
-            html.Cell(_lines(claim), {"sources": _sources(root, claim)}, "lines"),
-            claim.paper,
-            claim.here,
-            html.Cell(claim.verdict, css=f"verdict {CSS_OF.get(claim.verdict, 'unresolved')}"),
-        )
-        for claim in found
-    ]
-    head = ("claim", "bits", "quantity", "measured [95 %]", "paper", "these runs", "verdict")
-    note = (
-        "Claims of WinQ (arXiv 2605.17471). Differences are later minus earlier step, WinQ minus "
-        "baseline, moved minus unmoved, fewer bits minus more. Withheld: fewer than three seeds. "
-        "Point at what was measured to see the records and runs it is from."
-    )
-    remarks = {f"{c.statement}: {n}".replace(f"{root}/", ""): None for c in found for n in c.notes}
-    extra = [html.paragraph(text, "small") for text in remarks]
-    return [html.table(head, rows), html.paragraph(note, "small"), *extra, *left]
-
-
-def _bits(w_bits: float | None) -> str:
-    return "" if w_bits is None else f"{w_bits:g}"
-
-
-def _lines(claim: Claim) -> str:
-    return measured(claim).replace("; ", "\n").replace(", mean of ", ", mean of\n")
-
-
-def _sources(root: Path, claim: Claim) -> str:
-    return ", ".join(dict.fromkeys(shorter(root, path) for path in claim.sources))
 
 
 def training_table(training: pd.DataFrame | None) -> str:

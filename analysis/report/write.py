@@ -17,6 +17,7 @@ from analysis import html
 from analysis.claims import Claim, claims_table, collect
 from analysis.load import load, spectrum
 from analysis.report import sections
+from analysis.report.claims import claims_section
 from analysis.report.commands import commands
 from analysis.report.drawings import FIGURES, draw
 from analysis.report.paths import shorter
@@ -131,7 +132,7 @@ def _page(
         "repeat": "Commands",
     }
     parts = [
-        html.section("claims", contents["claims"], *sections.claims_section(root, *found)),
+        html.section("claims", contents["claims"], *claims_section(root, *found)),
         html.section("figures", contents["figures"], *(html.figure(p, text) for p, text in drawn)),
         html.section("training", contents["training"], sections.training_table(training)),
         html.section("run", contents["run"], *sections.what_was_run(root, spectra, training)),
