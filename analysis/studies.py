@@ -48,6 +48,17 @@ def study_of(root: Path) -> dict[str, Any]:
     return content
 
 
+def studies_below(root: Path) -> dict[str, dict[str, Any]]:
+    """Return the settings of the studies at `root` or one level below it, by place."""
+    places = [root, *sorted(path.parent for path in root.glob(f"*/{FILE}"))]
+    found = {place.relative_to(root).as_posix(): study_of(place) for place in places}
+    return {
+        place: {"purpose": "claims"} | {k: v for k, v in study.items() if k != "version"}
+        for place, study in found.items()
+        if study
+    }
+
+
 def searched(place: Path) -> bool:
     """Return whether a run or record is of a search."""
     whole = place.absolute()

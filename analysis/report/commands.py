@@ -8,24 +8,34 @@ from typing import Any
 
 from analysis import html
 from analysis.labels import known, section
-from analysis.studies import study_of
+from analysis.studies import studies_below
 from spectra.record.spectrum import Spectrum
 
 
 def commands(root: Path, spectra: dict[str, Spectrum]) -> list[str]:
-    """Return the section with the commands of the study and of each record, by its place."""
+    """Return the section with the commands of each study and of each record, by its place."""
     parts = []
-    study = {k: v for k, v in study_of(root).items() if v is not None and k != "version"}
-    if study:
-        words = ["spectra", "reproduce", "--output", root.name or "results"]
-        for key, value in study.items():
-            values = value if isinstance(value, list) else [value]
-            words += [f"--{key}", *(f"{v:g}" if isinstance(v, float) else str(v) for v in values)]
-        parts += [html.paragraph("The whole study:"), html.code(shlex.join(words))]
+    lines = [
+        reproduce_command(root.name or "results" if place == "." else place, study)
+        for place, study in studies_below(root).items()
+    ]
+    if lines:
+        words = "The whole study:" if len(lines) == 1 else "Each whole study:"
+        parts += [html.paragraph(words), html.code("\n".join(lines))]
     if spectra:
         lines = list(dict.fromkeys(estimate_command(one, place) for place, one in spectra.items()))
         parts += [html.paragraph("Each record by itself:"), html.code("\n".join(lines))]
     return parts
+
+
+def reproduce_command(place: str, study: dict[str, Any]) -> str:
+    """Return the command that runs a study again in `place`."""
+    words = ["spectra", "reproduce", "--output", place]
+    for key, value in study.items():
+        if value is not None:
+            values = value if isinstance(value, list) else [value]
+            words += [f"--{key}", *(f"{v:g}" if isinstance(v, float) else str(v) for v in values)]
+    return shlex.join(words)
 
 
 def estimate_command(one: Spectrum, place: str) -> str:

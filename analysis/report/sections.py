@@ -11,7 +11,7 @@ from analysis import html
 from analysis.labels import bits_label, known, point_label, section, step_label
 from analysis.load import spectrum, summary_of
 from analysis.report.paths import shorter
-from analysis.studies import study_of
+from analysis.studies import studies_below
 from analysis.tables import DASH, SIGN, number_interval, share_interval, warning_lines
 from spectra.record.spectrum import Spectrum
 
@@ -21,6 +21,7 @@ ESTIMATES = {
     "mean square λ": "mean_square_eigenvalue",
     "mass λ < 0": "negative_mass",
 }
+LONG = 40  # characters of a setting that are not squeezed into a narrow column
 METHOD = (
     "Each record is a stochastic Lanczos quadrature of the Hessian (or Gauss–Newton matrix) of the "
     "mean next-token loss on each batch, on the stated surface: ste is M ∇²L(Q(W)) M, with M the "
@@ -39,14 +40,16 @@ METHOD = (
 
 
 def what_was_run(root: Path, spectra: list[Spectrum], training: pd.DataFrame | None) -> list[str]:
-    """Return the table of settings."""
-    rows = []
-    study = study_of(root)
-    for key, value in study.items():
-        if value is not None and key != "version":
-            listed = value if isinstance(value, list) else [value]
-            shown = ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in listed)
-            rows.append((key, shown))
+    """Return the table of settings, and where several studies are one of those that differ."""
+    studies = studies_below(root)
+    keys = list(dict.fromkeys(key for study in studies.values() for key in study))
+    shown = {
+        key: [_setting(study.get(key)) for study in studies.values()] for key in keys
+    }  # in the order of the studies
+    rows = [
+        (key, values[0]) for key, values in shown.items() if len(set(values)) == 1 and values[0]
+    ]
+    apart = [key for key, values in shown.items() if len(set(values)) > 1]
     if training is not None:
         rows.append(("training runs", str(training["path"].nunique())))
     rows.append(("records", str(len(spectra))))
@@ -59,7 +62,25 @@ def what_was_run(root: Path, spectra: list[Spectrum], training: pd.DataFrame | N
         values = {str(section(s.metadata, place).get(key)) for s in spectra} - {"None"}
         if values:
             rows.append((name, ", ".join(sorted(values))))
-    return [html.table(("setting", "value"), rows)]
+    parts = [html.table(("setting", "value"), rows)]
+    if apart:
+        told: list[list[str | html.Cell]] = [
+            [place, *(_wide(shown[key][number]) for key in apart)]
+            for number, place in enumerate(studies)
+        ]
+        parts += [html.paragraph("Where the studies differ:"), html.table(("study", *apart), told)]
+    return parts
+
+
+def _wide(text: str) -> html.Cell:
+    return html.Cell(text, css="claim" if len(text) > LONG else "")
+
+
+def _setting(value: Any) -> str:
+    if value is None:
+        return ""
+    listed = value if isinstance(value, list) else [value]
+    return ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in listed)
 
 
 def training_table(training: pd.DataFrame | None) -> str:

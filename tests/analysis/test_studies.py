@@ -10,7 +10,9 @@ import torch
 
 import analysis
 from analysis.load import RecordWarning
-from analysis.studies import searched, study_of
+from analysis.report.commands import commands
+from analysis.report.sections import what_was_run
+from analysis.studies import searched, studies_below, study_of
 from spectra.errors import UsageError
 from spectra.linalg import SymmetricOperator
 from spectra.study import Study
@@ -48,3 +50,24 @@ def test_a_damaged_study_is_named_and_no_search(tmp_path: Path) -> None:
 def test_another_purpose_is_refused() -> None:
     with pytest.raises(UsageError, match="purpose='serach' is not one of claims, search"):
         Study(purpose="serach")
+
+
+def test_a_report_of_several_studies_says_where_they_differ_and_how_each_is_run(
+    tmp_path: Path,
+) -> None:
+    for name, seeds in (("a", [0]), ("b", [0, 1])):
+        open_study(tmp_path / name, Study(seeds=seeds, bits=[1.58, 2.0]))
+    found = studies_below(tmp_path)
+    assert list(found) == ["a", "b"]
+    settings, words, apart = what_was_run(tmp_path, [], None)
+    assert "1.58, 2" in settings
+    assert "seeds" not in settings
+    assert "differ" in words
+    assert "<th>seeds</th>" in apart
+    assert "<td>0, 1</td>" in apart
+    assert "max_steps" not in apart
+    shown = commands(tmp_path, {})[1]
+    assert "spectra reproduce --output a " in shown
+    assert "--seeds 0 1 " in shown
+    assert len(what_was_run(tmp_path / "a", [], None)) == 1
+    assert "--output a " in commands(tmp_path / "a", {})[1]
