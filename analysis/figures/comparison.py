@@ -79,11 +79,16 @@ def comparison_figure(
         figure = Figure(figsize=(7.6, 6.6), layout="constrained")
         top, bottom = figure.subplots(2, 1)
         plot_density(both, ax=top, band=False, marks=False)
-        lines = top.get_lines()
+        lines, legend = top.get_lines(), top.get_legend()
         for line, colour in zip(lines, COLOURS, strict=False):
             line.set_color(colour)
         top.legend(
-            lines, labels(both), loc="lower left", bbox_to_anchor=(0.0, 1.01), borderaxespad=0.2
+            lines,
+            labels(both),
+            title=legend.get_title().get_text() if legend else None,
+            loc="lower left",
+            bbox_to_anchor=(0.0, 1.01),
+            borderaxespad=0.2,
         )
         plot_comparison(*both, ax=bottom, scope=scope, confidence=confidence)
     return figure

@@ -7,6 +7,10 @@ isolated eigenvalue as wide as the axis can tell it apart. Heights are smoothed 
 without an interval: what is bounded is the mass curve (analysis.figures.bands). The lower end of
 the y axis is one eigenvalue of n spread over the whole spectrum; less than that is only the tail of
 a kernel.
+
+How far a density is smoothed depends on the number of Lanczos steps: the same spectrum looks
+narrower to a longer run. So records that are drawn together are each drawn from their first m
+steps, m being what the shortest has.
 """
 
 from __future__ import annotations
@@ -71,7 +75,8 @@ def plot_density(
     if kind not in ("linear", "log_magnitude"):
         raise UsageError(f"kind={kind!r} is not known; pass 'linear' or 'log_magnitude'.")
     found, values, labels = as_spectra(runs, hue)
-    measures = [one.measure for one in found]
+    steps = min(one.measure.longest for one in found)
+    measures = [one.measure.first(steps) for one in found]
     shades = colours(values, hue=hue)
     with figure_style():
         ax = axes_for(ax, (7.0, 3.8))
@@ -85,17 +90,17 @@ def plot_density(
             ax.set_xlim(10.0 ** limits[0], 10.0 ** limits[1])
             threshold = 0.0
         words, seen, peaks = "", set(), []
-        for place, (one, colour, label) in enumerate(zip(found, shades, labels, strict=True)):
-            x, y = _curve(one.measure, limits, threshold)
+        for place, (one, colour, label) in enumerate(zip(measures, shades, labels, strict=True)):
+            x, y = _curve(one, limits, threshold)
             peaks.append(float(y.max()))
-            name = _mean_words(one.measure) if len(found) == 1 else label
+            name = _mean_words(one) if len(found) == 1 else label
             ax.plot(
                 x, y, color=colour, label=None if (name, str(colour)) in seen else name, zorder=3
             )
             seen.add((name, str(colour)))
             if band:
                 alpha = 0.22 if len(found) <= CROWD else 0.1
-                words = _shade(ax, one.measure, limits, threshold, colour, alpha) or words
+                words = _shade(ax, one, limits, threshold, colour, alpha) or words
             if marks:
                 _mark(ax, one, kind, colour, place, upright=len(found) <= CROWD)
         ax.set_yscale("log")
@@ -105,7 +110,7 @@ def plot_density(
         ax.set_ylabel("density  (per unit of λ)" if kind == "linear" else "density of log₁₀|λ|")
         if kind == "log_magnitude":
             ax.set_xlabel("magnitude |λ|  (loss per squared weight)")
-        _legend(ax, found, words, marks)
+        _legend(ax, found, measures, words, marks)
     return ax
 
 
@@ -174,10 +179,10 @@ def _mean_words(measure: Measure) -> str:
     return f"density, mean of {count} {_kind_of_runs(measure)}" if count > 1 else "density"
 
 
-def _mark(ax: Axes, one: Spectrum, kind: Kind, colour: Any, place: int, *, upright: bool) -> None:
+def _mark(ax: Axes, one: Measure, kind: Kind, colour: Any, place: int, *, upright: bool) -> None:
     """Mark λmin and λmax by upright lines, or in the run's own row at the top, with the rug."""
-    low, high = mean_ends(one.measure)
-    isolated = np.array([value for value, _ in one.outliers()])
+    low, high = mean_ends(one)
+    isolated = np.array([value for value, _ in quadrature.pooled_outliers(one)])
     if kind == "log_magnitude":
         low, high, isolated = abs(low), abs(high), np.abs(isolated)
     row = 0.97 - 0.035 * place  # clear of the peaks themselves
@@ -208,16 +213,18 @@ def _floor(measure: Measure, kind: Kind) -> float:
     return 1.0 / (measure.dim * max(span, pixel(measure)))
 
 
-def _legend(ax: Axes, found: list[Spectrum], band: str, marks: bool) -> None:
+def _legend(
+    ax: Axes, found: list[Spectrum], measures: list[Measure], band: str, marks: bool
+) -> None:
     handles, labels = ax.get_legend_handles_labels()
     single = found[0] if len(found) == 1 else None
     if band:
         handles.append(Line2D([], [], color=GREY, lw=6, alpha=0.3))
         labels.append(band)
     if marks:
-        if any(one.outliers() for one in found):
+        if any(quadrature.pooled_outliers(measure) for measure in measures):
             handles.append(Line2D([], [], color=GREY, ls="none", marker="|", ms=7))
-            labels.append("isolated eigenvalues" + _which_run(found))
+            labels.append("isolated eigenvalues" + _which_run(measures))
         ends = mean_ends(single.measure) if single else (None, None)
         for dashes, side, name, end in (("--", "<", "λmin", ends[0]), (":", ">", "λmax", ends[1])):
             lines = len(found) <= CROWD
@@ -231,11 +238,13 @@ def _legend(ax: Axes, found: list[Spectrum], band: str, marks: bool) -> None:
             handles.append(Line2D([], [], ls="none"))
             labels.append(words)
         place = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.01), "ncols": 3}
+    steps = max(measure.longest for measure in measures)
+    if any(one.measure.longest > steps for one in found):
+        place["title"] = f"each run's first {steps:,} Lanczos steps"
     ax.legend(handles, labels, borderaxespad=0.2, columnspacing=1.4, **place)
 
 
-def _which_run(found: list[Spectrum]) -> str:
-    measures = [one.measure for one in found]
+def _which_run(measures: list[Measure]) -> str:
     if all(measure.num_runs == 1 for measure in measures):
         return ""
     return ", batch 1" if any(measure.num_batches > 1 for measure in measures) else ", probe 1"

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -117,6 +117,23 @@ class Measure:
     def longest(self) -> int:
         """Most Lanczos steps of any finished probe."""
         return max(run.alphas.size for row in self.runs for run in row)
+
+    def first(self, steps: int) -> Measure:
+        """Return the measure of the first Lanczos steps of every run, at most `steps` of each.
+
+        They are a Lanczos run of their own. Of runs of equal length a smoothed density is alike in
+        its smoothing.
+        """
+        if self.longest <= steps:
+            return self
+        cut = tuple(
+            tuple(
+                run if run.alphas.size <= steps else Run(run.alphas[:steps], run.betas[:steps])
+                for run in row
+            )
+            for row in self.runs
+        )
+        return replace(self, runs=cut, _cache={})
 
     def per_run(self, function: Callable[[Run], float]) -> list[list[float]]:
         """Return `function` of every run, by operator."""

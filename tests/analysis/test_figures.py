@@ -71,6 +71,22 @@ def test_density_axes_and_marks(several):
     assert floor < peak < top
 
 
+def test_records_of_unequal_length_are_drawn_from_as_many_steps(make):
+    """The same spectrum must not look narrower to a longer run."""
+    short, long = make(steps=20), make(steps=90)
+    assert long.measure.first(20).longest == 20
+    np.testing.assert_array_equal(
+        long.measure.first(20).runs[0][0].alphas, short.measure.runs[0][0].alphas
+    )
+    ax = draw(analysis.plot_density([short, long], ax=own_axes(), marks=False, band=False))
+    one, other = (line.get_ydata() for line in ax.lines)
+    np.testing.assert_allclose(one, other, rtol=1e-6)
+    assert "first 20 Lanczos steps" in ax.get_legend().get_title().get_text()
+    alone = draw(analysis.plot_density(long, ax=own_axes(), marks=False, band=False))
+    assert alone.get_legend().get_title().get_text() == ""
+    assert np.abs(alone.lines[0].get_ydata() - one).max() > 0.1 * one.max()
+
+
 def test_the_shaded_range_holds_the_mean(several):
     ax = analysis.plot_density(several, ax=own_axes())
     region = ax.collections[0].get_paths()[0]
