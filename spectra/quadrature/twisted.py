@@ -14,8 +14,8 @@ eigenvector as far as θ is the eigenvalue (Dhillon & Parlett, Multiple represen
 orthogonal eigenvectors of symmetric tridiagonal matrices, Linear Algebra Appl. 387, 2004). Here all
 θ go at once, and of z only its norm and last component are kept: m steps over vectors.
 
-Copies of an eigenvalue that float64 does not tell apart (ghosts) have the residual of one of them,
-as from any other method: it is exact to √ε‖T‖.
+Where eigenvalues are so close that float64 hardly tells them apart (copies of one, ghosts), their
+vectors are known up to a mixture of each other from any method, and so are these residuals.
 """
 
 from __future__ import annotations
