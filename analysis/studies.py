@@ -19,6 +19,7 @@ from spectra.record.digest import KEY
 from spectra.record.jsonfile import read_json
 
 FILE = "study.json"
+EARLIER = "earlier"  # what a study has been asked for before it grew
 ABOVE = 4  # directories between a study and what belongs to it
 SEARCH = "search"
 

@@ -9,13 +9,14 @@ the y axis is one eigenvalue of n spread over the whole spectrum; less than that
 a kernel.
 
 How far a density is smoothed depends on the number of Lanczos steps: the same spectrum looks
-narrower to a longer run. So records that are drawn together are each drawn from their first m
-steps, m being what the shortest has.
+narrower to a longer run. So curves that are drawn together are each of the first m steps, m being
+what the shortest run has that did not end by itself. λmin and λmax are of all steps.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import numpy as np
@@ -56,6 +57,7 @@ def plot_density(
     band: bool = True,
     marks: bool = True,
     linthresh: float | None = None,
+    steps: int | None = None,
 ) -> Axes:
     """Draw the smoothed density of one or several records.
 
@@ -68,6 +70,7 @@ def plot_density(
             is one batch).
         marks: Whether to draw λmin (dashed), λmax (dotted) and a rug of isolated eigenvalues.
         linthresh: Half-width of the linear part of the λ axis; default the resolution at zero.
+        steps: How many Lanczos steps of each run curves are of; default `equal_steps(runs)`.
 
     Raises:
         UsageError: If there is nothing to draw, or `kind` is not known.
@@ -75,17 +78,18 @@ def plot_density(
     if kind not in ("linear", "log_magnitude"):
         raise UsageError(f"kind={kind!r} is not known; pass 'linear' or 'log_magnitude'.")
     found, values, labels = as_spectra(runs, hue)
-    steps = min(one.measure.longest for one in found)
-    measures = [one.measure.first(steps) for one in found]
+    whole = [one.measure for one in found]
+    steps = steps or equal_steps(found)
+    measures = [measure.first(steps) for measure in whole]
     shades = colours(values, hue=hue)
     with figure_style():
         ax = axes_for(ax, (7.0, 3.8))
         if kind == "linear":
             threshold = linthresh or linear_threshold(measures)
-            limits = lambda_limits(measures, threshold)
+            limits = lambda_limits(whole, threshold)
             lambda_axis(ax, limits, threshold)
         else:
-            limits = _magnitudes(measures)
+            limits = _magnitudes(whole)
             ax.set_xscale("log")
             ax.set_xlim(10.0 ** limits[0], 10.0 ** limits[1])
             threshold = 0.0
@@ -102,7 +106,8 @@ def plot_density(
                 alpha = 0.22 if len(found) <= CROWD else 0.1
                 words = _shade(ax, one, limits, threshold, colour, alpha) or words
             if marks:
-                _mark(ax, one, kind, colour, place, upright=len(found) <= CROWD)
+                ends = mean_ends(whole[place])
+                _mark(ax, one, ends, kind, colour, place, upright=len(found) <= CROWD)
         ax.set_yscale("log")
         top = max(peaks)
         floor = min(_floor(measure, kind) for measure in measures)
@@ -112,6 +117,19 @@ def plot_density(
             ax.set_xlabel("magnitude |λ|  (loss per squared weight)")
         _legend(ax, found, measures, words, marks)
     return ax
+
+
+def equal_steps(records: Iterable[Spectrum]) -> int:
+    """Return the number of Lanczos steps that all runs have, but those that ended by themselves.
+
+    What ended has seen all that its probe can see, and is drawn as it is.
+    """
+    lengths = [(one.measure.longest, _ended(one.measure)) for one in records]
+    return min((n for n, ended in lengths if not ended), default=max(n for n, _ in lengths))
+
+
+def _ended(measure: Measure) -> bool:
+    return all(run.betas[-1] <= measure.delta for row in measure.runs for run in row)
 
 
 def _curve(
@@ -179,9 +197,18 @@ def _mean_words(measure: Measure) -> str:
     return f"density, mean of {count} {_kind_of_runs(measure)}" if count > 1 else "density"
 
 
-def _mark(ax: Axes, one: Measure, kind: Kind, colour: Any, place: int, *, upright: bool) -> None:
+def _mark(
+    ax: Axes,
+    one: Measure,
+    ends: tuple[float, float],
+    kind: Kind,
+    colour: Any,
+    place: int,
+    *,
+    upright: bool,
+) -> None:
     """Mark λmin and λmax by upright lines, or in the run's own row at the top, with the rug."""
-    low, high = mean_ends(one)
+    low, high = ends
     isolated = np.array([value for value, _ in quadrature.pooled_outliers(one)])
     if kind == "log_magnitude":
         low, high, isolated = abs(low), abs(high), np.abs(isolated)
@@ -240,7 +267,7 @@ def _legend(
         place = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.01), "ncols": 3}
     steps = max(measure.longest for measure in measures)
     if any(one.measure.longest > steps for one in found):
-        place["title"] = f"each run's first {steps:,} Lanczos steps"
+        place["title"] = f"curves: the first {steps:,} Lanczos steps"
     ax.legend(handles, labels, borderaxespad=0.2, columnspacing=1.4, **place)
 
 

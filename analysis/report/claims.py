@@ -55,17 +55,20 @@ def _heading(setting: str) -> list[str]:
 
 def _glance(found: list[Claim]) -> str:
     """Return the table of verdicts, claims down and widths across."""
-    frame = verdicts(found).drop(columns="setting")
+    frame = verdicts(found)
     rows = []
     for _, row in frame.iterrows():
-        cells: list[str | html.Cell] = [html.Cell(str(row["claim"]), css="claim")]
-        for text in row.iloc[1:]:
+        again = str(row["setting"]).removeprefix(
+            found[0].setting
+        )  # " (2)" of one that stands twice
+        cells: list[str | html.Cell] = [html.Cell(f"{row['claim']}{again}", css="claim")]
+        for text in row.iloc[2:]:
             verdict, _, number = str(text).partition(": ")
             whole = number.replace(" [", "\n[").replace(", ", ",\N{NO-BREAK SPACE}")
             shown = "\n".join(filter(None, (verdict, whole)))
             cells.append(html.Cell(shown, css=f"lines {_css(verdict)}"))
         rows.append(cells)
-    widths = (WIDTHS.get(name, f"{name} bits") for name in frame.columns[1:])
+    widths = (WIDTHS.get(name, f"{name} bits") for name in frame.columns[2:])
     return html.table(("claim", *widths), rows)
 
 

@@ -8,16 +8,19 @@ from typing import Any
 
 from analysis import html
 from analysis.labels import known, section
-from analysis.studies import studies_below
+from analysis.studies import EARLIER, studies_below
 from spectra.record.spectrum import Spectrum
 
 
 def commands(root: Path, spectra: dict[str, Spectrum]) -> list[str]:
     """Return the section with the commands of each study and of each record, by its place."""
     parts = []
+    name = root.name or "results"
+    studies = studies_below(root)
+    inside = f"{name}/" if "." in studies else ""
     lines = [
-        reproduce_command(root.name or "results" if place == "." else place, study)
-        for place, study in studies_below(root).items()
+        reproduce_command(name if place == "." else inside + place, study)
+        for place, study in studies.items()
     ]
     if lines:
         words = "The whole study:" if len(lines) == 1 else "Each whole study:"
@@ -32,10 +35,16 @@ def reproduce_command(place: str, study: dict[str, Any]) -> str:
     """Return the command that runs a study again in `place`."""
     words = ["spectra", "reproduce", "--output", place]
     for key, value in study.items():
-        if value is not None:
+        if value is not None and key != EARLIER:
             values = value if isinstance(value, list) else [value]
-            words += [f"--{key}", *(f"{v:g}" if isinstance(v, float) else str(v) for v in values)]
+            words += [f"--{key}", *map(_word, values)]
     return shlex.join(words)
+
+
+def _word(value: Any) -> str:
+    """Return a value as the command line reads it back."""
+    short = f"{value:g}" if isinstance(value, float) else str(value)
+    return short if not isinstance(value, float) or float(short) == value else repr(value)
 
 
 def estimate_command(one: Spectrum, place: str) -> str:

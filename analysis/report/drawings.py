@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from analysis import figures
 from analysis.claims.settings import RATE
+from analysis.figures.density import equal_steps
 from analysis.labels import bits_label, drawn
 from analysis.load import spectrum
 from analysis.report.parts import Part, record_parts, training_parts
@@ -115,9 +116,10 @@ def _record_figures(part: Part) -> list[Drawn]:
         with figure_style():
             figure = Figure(figsize=(5.2 * max(len(methods), 1), 3.8), layout="constrained")
             panels = figure.subplots(1, max(len(methods), 1), squeeze=False)[0]
+        steps = equal_steps([spectrum(row) for _, row in mine.iterrows()])
         for panel, method in zip(panels, methods, strict=False):
             runs = mine[mine["method"] == method].sort_values("step")
-            figures.plot_density(runs, hue="step", ax=panel)
+            figures.plot_density(runs, hue="step", ax=panel, steps=steps)
             panel.set_title(f"{bits_label(bits, None)}, {drawn(method)}", loc="left", weight="bold")
         width = "1 bit" if bits == 1 else f"{bits:g} bits"
         caption = _told(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -52,10 +52,12 @@ def parse_values(
     epilog: str = "",
     defaults: Mapping[str, Any] | None = None,
     preset: Callable[[str], Mapping[str, Any]] | None = None,
+    none_of: Collection[str] = (),
 ) -> dict[str, Any]:
     """Return the values of the fields of one or several dataclasses, by name.
 
     What is nearer to the user wins: flags, the YAML file of `--config`, the `--preset`, `defaults`.
+    Flags in `none_of` may stand without a value: none of what they list.
 
     Raises:
         UsageError: If a flag or a key is unknown, or a value does not fit.
@@ -70,6 +72,8 @@ def parse_values(
     )
     parser.set_defaults(**dict(defaults or {}))
     for action in parser._actions:
+        if action.dest in none_of:
+            action.nargs = "*"
         if action.help and action.default not in (None, argparse.SUPPRESS, False, True):
             action.help = f"{action.help} [{action.default}]"
     parser.add_argument("--config", metavar="FILE.yaml", help="Defaults for these flags.")

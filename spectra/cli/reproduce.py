@@ -61,6 +61,7 @@ def run(arguments: Sequence[str]) -> int:
         prog="spectra reproduce",
         description=DESCRIPTION,
         epilog=EPILOG,
+        none_of=("spectra_methods", "series_surfaces", "fractions", "surfaces"),
     )
     own = {name: values.pop(name) for name in ("preset", "output")}
     asked = study(own["preset"], {k: v for k, v in values.items() if v is not None})

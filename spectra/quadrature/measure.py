@@ -27,6 +27,7 @@ from spectra.quadrature.stieltjes import sharp_bounds
 from spectra.quadrature.twisted import ritz_residuals
 
 LONG = 1000  # steps beyond which a Gauss–Radau rule, an eigendecomposition, takes seconds
+EXACT = 1e4  # most units of rounding that an eigenvalue is off; genuine ones are some tens
 ROUNDING_UNITS = 64.0  # of float64 machine epsilon times ‖T‖: the floor of δ
 
 
@@ -45,9 +46,17 @@ class Run:
     @cached_property
     def rule(self) -> GaussRule:
         """The Gauss rule of this run."""
-        if self.kept is None:
-            return gauss_rule(self.alphas, self.betas)
-        return GaussRule(*self.kept, ritz_residuals(self.alphas, self.betas, self.kept[0]))
+        if self.alphas.size <= LONG:
+            return self._computed
+        nodes, weights = self.points
+        residuals, defect = ritz_residuals(self.alphas, self.betas, nodes)
+        if defect > EXACT:  # kept nodes that are not this run's
+            return self._computed
+        return GaussRule(nodes, weights, residuals)
+
+    @cached_property
+    def _computed(self) -> GaussRule:
+        return gauss_rule(self.alphas, self.betas)
 
     @cached_property
     def ends(self) -> tuple[End, End]:
@@ -61,7 +70,7 @@ class Run:
     @property
     def points(self) -> tuple[Floats, Floats]:
         """Nodes, ascending, and weights of the Gauss rule, (m,) each."""
-        return self.kept or (self.rule.nodes, self.rule.weights)
+        return self.kept or (self._computed.nodes, self._computed.weights)
 
 
 @dataclass(frozen=True)

@@ -25,61 +25,70 @@ import numpy as np
 from spectra.quadrature.gauss import Floats
 
 TOGETHER = 512  # Ritz values at once: 2·m·TOGETHER numbers are held
+TINY = float(np.finfo(float).eps) ** 2  # least pivot of a matrix of unit size
 HUGE = 1e200  # where z is so small at k that k is not chosen, nothing may overflow
 
 
-def ritz_residuals(alphas: Floats, betas: Floats, nodes: Floats) -> Floats:
-    """Return the residual norm of each of some Ritz values, (k,).
+def ritz_residuals(alphas: Floats, betas: Floats, nodes: Floats) -> tuple[Floats, float]:
+    """Return the residual norm of each of some Ritz values, (k,), and how far from one any is.
+
+    The second is the largest |γ_k|/‖z‖ of all in units of ε‖T‖: a few tens where `nodes` are
+    eigenvalues of the matrix as exact as float64 has them. Where it is much more some are none,
+    and what is returned for them is no residual.
 
     Args:
         alphas: Diagonal of the Jacobi matrix, (m,).
         betas: Off-diagonal and last residual norm, (m,).
-        nodes: Eigenvalues of the matrix, (k,), each as exact as float64 has it.
+        nodes: Eigenvalues of the matrix, (k,).
     """
     if not nodes.size:
-        return np.empty(0)
-    parts = [nodes[i : i + TOGETHER] for i in range(0, nodes.size, TOGETHER)]
-    last = np.concatenate([_last_components(alphas, betas[:-1], part) for part in parts])
+        return np.empty(0), 0.0
+    size = max(float(np.abs(x).max(initial=0.0)) for x in (alphas, betas[:-1], nodes))
+    if size == 0.0:
+        return np.full(nodes.shape, betas[-1]), 0.0
+    exponent = int(np.frexp(size)[1])  # to unit size, exactly: squares may not underflow
+    diagonal, offdiagonal, theta = (np.ldexp(x, -exponent) for x in (alphas, betas[:-1], nodes))
+    parts = [
+        _last_components(diagonal, offdiagonal, theta[i : i + TOGETHER])
+        for i in range(0, theta.size, TOGETHER)
+    ]
+    last = np.concatenate([part[0] for part in parts])
+    defect = max(float(part[1].max()) for part in parts)
     residuals: Floats = betas[-1] * last
-    return residuals
+    return residuals, defect / float(np.finfo(float).eps)
 
 
-def _last_components(diagonal: Floats, offdiagonal: Floats, theta: Floats) -> Floats:
-    """Return |last component| of the unit eigenvector of each θ, (k,)."""
+def _last_components(diagonal: Floats, offdiagonal: Floats, theta: Floats) -> tuple[Floats, Floats]:
+    """Return |last component| of the unit eigenvector of each θ, (k,), and |γ|/‖z‖, (k,)."""
     size = diagonal.size
-    scale = float(np.abs(diagonal).max() + (np.abs(offdiagonal).max() if size > 1 else 0.0))
-    if size == 1 or scale == 0.0:
-        return np.ones_like(theta)
-    exponent = int(np.frexp(scale)[1])  # to unit size, exactly: squares may not underflow
-    diagonal, offdiagonal = np.ldexp(diagonal, -exponent), np.ldexp(offdiagonal, -exponent)
-    theta = np.ldexp(theta, -exponent)
-
     pivots = np.empty((size, theta.size))
     above = np.zeros((size, theta.size))  # Σ z_i² over i < k, were z_k = 1
-    pivots[0] = _nonzero(diagonal[0] - theta)
+    pivots[0] = _divisor(diagonal[0] - theta)
     for i, beta in enumerate(offdiagonal):
         ratio = beta / pivots[i]
         above[i + 1] = np.minimum(ratio * ratio * (1.0 + above[i]), HUGE)
-        pivots[i + 1] = _nonzero(diagonal[i + 1] - theta - beta * ratio)
+        pivots[i + 1] = _divisor(diagonal[i + 1] - theta - beta * ratio)
 
-    pivot = _nonzero(diagonal[-1] - theta)
+    pivot = _divisor(diagonal[-1] - theta)
     below, last = np.zeros_like(theta), np.ones_like(theta)  # Σ z_i² over i > k, and z_m²
     least = np.abs(pivots[-1])
-    found = 1.0 / (1.0 + above[-1])
+    norm = 1.0 + above[-1]
+    found = 1.0 / norm
     for i in range(size - 2, -1, -1):
         beta = offdiagonal[i]
         ratio = beta / pivot
         square = ratio * ratio
         below = np.minimum(square * (1.0 + below), HUGE)
         last = np.minimum(square * last, HUGE)
-        pivot = _nonzero(diagonal[i] - theta - beta * ratio)
+        pivot = _divisor(diagonal[i] - theta - beta * ratio)
         gamma = np.abs(pivots[i] - beta * ratio)
         better = gamma < least
         least = np.where(better, gamma, least)
+        norm = np.where(better, 1.0 + above[i] + below, norm)
         found = np.where(better, last / (1.0 + above[i] + below), found)
-    return np.asarray(np.sqrt(found))
+    return np.sqrt(found), least / np.sqrt(norm)
 
 
-def _nonzero(pivot: Floats) -> Floats:
-    """Return the pivots with zeros, through which nothing can be divided, as a tiny number."""
-    return np.where(pivot == 0.0, np.finfo(float).eps ** 2, pivot)
+def _divisor(pivot: Floats) -> Floats:
+    """Return pivots that can be divided by: nothing nearer to zero than a part ε² of the matrix."""
+    return np.where(np.abs(pivot) < TINY, TINY, pivot)

@@ -1,8 +1,9 @@
 """A study's directory: whose it is, and the file that says so.
 
 The study goes to disk before its first job. The same command goes on with it, and one that asks for
-more widths, methods, seeds or records adds them, since a job depends on its own settings alone. Any
-other study in the same directory is refused.
+other widths, methods, seeds or records adds them, if it asks for all that was begun as well, with
+the same settings. Any other study in the same directory is refused. The file tells what was asked
+for before: whether seeds were added after looking is for a reader to know.
 """
 
 from __future__ import annotations
@@ -10,20 +11,19 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 from spectra.errors import RecordError, UsageError
 from spectra.record.atomic import is_remnant, make_directory, write_atomically
 from spectra.record.digest import KEY, json_sha256
 from spectra.record.jsonfile import read_json
 from spectra.record.lock import FILE as LOCK
-from spectra.study.plan import Study
+from spectra.study.jobs import jobs
+from spectra.study.plan import LISTS, Study
 
 FILE = "study.json"
 VERSION = 1
-GROWS = {
-    *("bits", "methods", "seeds"),
-    *("spectra_methods", "series_surfaces", "fractions", "surfaces"),
-}
+EARLIER = "earlier"  # what the study has been asked for before, in the file
 
 
 def check_place(directory: Path, asked: Study) -> bool:
@@ -44,21 +44,26 @@ def check_place(directory: Path, asked: Study) -> bool:
 
 
 def _check_same_or_grown(directory: Path, found: Study, asked: Study) -> None:
-    """Raise a `UsageError` unless `asked` has every run and record of `found`, as it has them."""
-    for key in (f.name for f in fields(Study)):
-        old, new = getattr(found, key), getattr(asked, key)
-        if old == new:
-            continue
-        if key not in GROWS:
-            cure = "choose another --output, or repeat the first command to go on."
-        elif gone := [value for value in old if value not in new]:
-            cure = f"a study may only grow: add {gone[0]}, or choose another --output."
-        else:
-            continue
-        raise UsageError(
-            f"{str(directory)!r} holds a study with {key}={old}, and {key}={new} is asked for; "
-            + cure
-        )
+    """Raise a `UsageError` unless `asked` has all that is begun of `found`, with its settings."""
+    other = _differing(found, asked)
+    told = [
+        f"{str(directory)!r} holds a study with {key}={getattr(found, key)}, and "
+        f"{key}={getattr(asked, key)} is asked for; "
+        for key in sorted(other, key=lambda key: key in LISTS)
+    ]
+    if any(key not in LISTS for key in other):
+        raise UsageError(told[0] + "choose another --output, or repeat the first command to go on.")
+    wanted = {job.name: job for job in jobs(asked, directory)}
+    for job in jobs(found, directory):
+        if wanted.get(job.name) != job and Path(str(job.request.output)).exists():
+            raise UsageError(
+                told[0] + f"that leaves out {job.name!r}, which is begun: ask for it as well (what "
+                "is new behind what was there), or choose another --output."
+            )
+
+
+def _differing(a: Study, b: Study) -> list[str]:
+    return [f.name for f in fields(Study) if getattr(a, f.name) != getattr(b, f.name)]
 
 
 def _counts(path: Path) -> bool:
@@ -72,10 +77,19 @@ def open_study(directory: Path, asked: Study) -> None:
     Raises:
         UsageError: If another study is there, or other files, or it cannot be written.
     """
-    if check_place(directory, asked) and load_study(directory) == asked:
-        return
+    earlier: list[str] = []
+    if check_place(directory, asked):
+        found, earlier = _load(directory)
+        if found == asked:
+            return
+        changed = [
+            f.name for f in fields(Study) if getattr(found, f.name) != getattr(asked, f.name)
+        ]
+        earlier = [*earlier, "; ".join(f"{key}={getattr(found, key)}" for key in changed)]
     path = directory / FILE
-    content = {"version": VERSION} | asdict(asked)
+    content: dict[str, Any] = {"version": VERSION} | asdict(asked)
+    if earlier:
+        content[EARLIER] = earlier
     content[KEY] = json_sha256(content)
     try:
         make_directory(directory)
@@ -92,6 +106,11 @@ def load_study(directory: Path) -> Study:
     Raises:
         RecordError: If there is none, or it cannot be read.
     """
+    return _load(directory)[0]
+
+
+def _load(directory: Path) -> tuple[Study, list[str]]:
+    """Return the study in `directory` and what it was before."""
     path = directory / FILE
     try:
         content = read_json(path)
@@ -102,7 +121,8 @@ def load_study(directory: Path) -> Study:
             )
         if content.pop("version") != VERSION:
             raise ValueError
-        return Study(**content)
+        earlier = [str(line) for line in content.pop(EARLIER, [])]
+        return Study(**content), earlier
     except OSError as error:
         raise RecordError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
     except (ValueError, TypeError, KeyError, AttributeError, UsageError):

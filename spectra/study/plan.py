@@ -15,6 +15,16 @@ from spectra.errors import UsageError, nearest
 from spectra.study.cells import CAGE, METHODS, SCHEDULES, cell
 from spectra.train.recipes.winq import SHARE
 
+LISTS = (
+    *("bits", "methods", "seeds"),
+    *("spectra_methods", "series_surfaces", "fractions", "surfaces"),
+)
+
+
+def named(value: Any) -> str:
+    """Return a value as it stands in the name of a run or record."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
 
 def _option(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
@@ -93,11 +103,13 @@ class Study:
     lanczos_steps: int = _option(60, "Products with each probe.")
 
     def __post_init__(self) -> None:
-        for name in ("bits", "methods", "seeds"):
+        for name in LISTS:
             values = getattr(self, name)
-            if not values:
+            if not isinstance(values, list):
+                raise UsageError(f"{name}={values!r} is no list; pass e.g. [{values}].")
+            if name in ("bits", "methods", "seeds") and not values:
                 raise UsageError(f"{name} is empty; pass at least one.")
-            if len(set(values)) < len(values):
+            if len({named(value) for value in values}) < len(values):
                 raise UsageError(f"{name}={values} names one twice.")
         for method in (*self.methods, *self.spectra_methods):
             method_settings(method, self)

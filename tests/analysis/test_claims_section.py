@@ -57,6 +57,12 @@ def test_settings_are_told_apart_and_every_claim_stands_twice() -> None:
     assert "x is unreadable" in page
 
 
+def test_a_claim_that_stands_twice_is_told_apart() -> None:
+    found = [claim("A", 1.0, "reproduced", "x"), claim("A", 1.0, "contradicted", "x")]
+    glance = cells(next(part for part in claims_section(ROOT, found, []) if "<table" in part))
+    assert [row[0] for row in glance] == ["claim", "A", "A (2)"]
+
+
 def test_one_setting_needs_no_heading_and_none_no_table() -> None:
     assert "setting" not in "".join(claims_section(ROOT, [claim("A", 1.0, "reproduced")], []))
     (only,) = claims_section(ROOT, [], [])

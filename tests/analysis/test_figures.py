@@ -81,10 +81,23 @@ def test_records_of_unequal_length_are_drawn_from_as_many_steps(make):
     ax = draw(analysis.plot_density([short, long], ax=own_axes(), marks=False, band=False))
     one, other = (line.get_ydata() for line in ax.lines)
     np.testing.assert_allclose(one, other, rtol=1e-6)
-    assert "first 20 Lanczos steps" in ax.get_legend().get_title().get_text()
+    assert "the first 20 Lanczos steps" in ax.get_legend().get_title().get_text()
+    marked = draw(analysis.plot_density([short, long], ax=own_axes()))
+    at = {float(line.get_xdata()[0]) for line in marked.lines}
+    assert set(density.mean_ends(long.measure)) <= at  # of all its steps
+    asked = draw(analysis.plot_density(long, ax=own_axes(), marks=False, band=False, steps=20))
+    np.testing.assert_allclose(asked.lines[0].get_ydata().max(), one.max(), rtol=1e-3)
     alone = draw(analysis.plot_density(long, ax=own_axes(), marks=False, band=False))
     assert alone.get_legend().get_title().get_text() == ""
     assert np.abs(alone.lines[0].get_ydata() - one).max() > 0.1 * one.max()
+
+
+def test_a_run_that_ended_by_itself_cuts_no_other(make):
+    whole, long = make(dim=60, steps=60), make(steps=90)
+    length = whole.measure.longest
+    assert length < 60
+    assert density.equal_steps([whole, long]) == 90
+    assert density.equal_steps([whole]) == length
 
 
 def test_the_shaded_range_holds_the_mean(several):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,12 +12,14 @@ import torch
 
 import analysis
 from analysis.load import RecordWarning
-from analysis.report.commands import commands
+from analysis.report.commands import commands, reproduce_command
 from analysis.report.sections import what_was_run
 from analysis.studies import searched, studies_below, study_of
+from spectra.cli.arguments import parse_values
+from spectra.cli.reproduce import Arguments
 from spectra.errors import UsageError
 from spectra.linalg import SymmetricOperator
-from spectra.study import Study
+from spectra.study import PRESETS, Study, study
 from spectra.study.place import open_study
 from tests.analysis.study import write_spectrum
 
@@ -71,3 +75,26 @@ def test_a_report_of_several_studies_says_where_they_differ_and_how_each_is_run(
     assert "--seeds 0 1 " in shown
     assert len(what_was_run(tmp_path / "a", [], None)) == 1
     assert "--output a " in commands(tmp_path / "a", {})[1]
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_the_printed_command_names_the_same_study(preset: str, tmp_path: Path) -> None:
+    asked = replace(PRESETS[preset], learning_rate=1.2345678e-4, eval_data="a text.txt")
+    open_study(tmp_path / "s", asked)
+    words = shlex.split(reproduce_command("s", studies_below(tmp_path)["s"]))
+    assert words[:2] == ["spectra", "reproduce"]
+    values = parse_values(
+        Arguments, words[2:], prog="", description="", none_of=("fractions", "surfaces")
+    )
+    own = {name: values.pop(name) for name in ("preset", "output")}
+    assert own["output"] == "s"
+    changes = {key: value for key, value in values.items() if value is not None}
+    assert study(own["preset"], changes) == asked
+
+
+def test_a_study_within_a_study_has_its_place(tmp_path: Path) -> None:
+    open_study(tmp_path / "s", Study())
+    open_study(tmp_path / "s" / "more", Study(seeds=[7]))
+    shown = commands(tmp_path / "s", {})[1]
+    assert "--output s/more " in shown
+    assert "--output s " in shown

@@ -11,7 +11,7 @@ import pytest
 from spectra import record
 from spectra.errors import RecordError, UsageError
 from spectra.study import Study, conduct, load_study
-from spectra.study.jobs import jobs
+from spectra.study.jobs import Job, jobs
 from spectra.study.place import check_place, open_study
 
 SMALL = Study(max_steps=4, checkpoints=3)
@@ -55,15 +55,62 @@ def test_a_study_is_of_one_process(tmp_path: Path) -> None:
 )
 def test_a_study_grows(more: dict[str, list[object]], tmp_path: Path) -> None:
     open_study(tmp_path, SMALL)
-    before = {job.name: job for job in jobs(SMALL, tmp_path)}
+    before = begun(SMALL, tmp_path)
     grown = replace(SMALL, **more)  # type: ignore[arg-type]
     assert check_place(tmp_path, grown)
     assert load_study(tmp_path) == SMALL  # only what opens it writes
     open_study(tmp_path, grown)
     assert load_study(tmp_path) == grown
-    after = {job.name: job for job in jobs(grown, tmp_path)}
+    after = begun(grown, tmp_path)
     assert before.items() < after.items()  # what was made stays what the study asks for
-    with pytest.raises(UsageError, match="a study may only grow: add"):
+    with pytest.raises(UsageError, match=r"leaves out '.*', which is begun"):
+        check_place(tmp_path, SMALL)
+    told = json.loads((tmp_path / "study.json").read_text())["earlier"]
+    assert told == ["; ".join(f"{key}={getattr(SMALL, key)}" for key in more)]
+
+
+def begun(study: Study, place: Path) -> dict[str, Job]:
+    """Make the directory of every job, and return the jobs by name."""
+    found = {job.name: job for job in jobs(study, place)}
+    for job in found.values():
+        Path(str(job.request.output)).mkdir(parents=True, exist_ok=True)
+    return found
+
+
+def test_what_is_not_begun_can_be_taken_back(tmp_path: Path) -> None:
+    open_study(tmp_path, SMALL)
+    begun(SMALL, tmp_path)
+    open_study(tmp_path, replace(SMALL, seeds=[0, 1]))
+    open_study(tmp_path, SMALL)
+    assert load_study(tmp_path) == SMALL
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ({"initial": "once"}, {"methods": ["winq", "baseline"]}),
+        ({"spectra_seeds": 1}, {"seeds": [1, 0]}),
+        ({}, {"series_surfaces": ["ste", "latent"]}),  # latent-toward-0 would have another name
+    ],
+)
+def test_growth_that_would_drop_a_record_is_refused(
+    first: dict[str, object], then: dict[str, object], tmp_path: Path
+) -> None:
+    study = replace(SMALL, **first)  # type: ignore[arg-type]
+    open_study(tmp_path, study)
+    begun(study, tmp_path)
+    with pytest.raises(UsageError, match="what is new behind what was there"):
+        check_place(tmp_path, replace(study, **then))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [5, None, 0.5])
+def test_a_list_that_is_none_is_no_study(value: object, tmp_path: Path) -> None:
+    open_study(tmp_path, SMALL)
+    path = tmp_path / "study.json"
+    content = json.loads(path.read_text()) | {"fractions": value}
+    del content["content_sha256"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(RecordError, match="not a study of this release"):
         check_place(tmp_path, SMALL)
 
 
