@@ -25,7 +25,8 @@ from spectra.estimation.target import Goal, Target
 from spectra.quadrature import Estimate, Measure, mass
 from spectra.quadrature.estimates import MIN_POPULATION, probe_halfwidth, student_halfwidth
 from spectra.quadrature.gauss import Floats
-from spectra.quadrature.mass import effective_runs, resolving_steps
+from spectra.quadrature.mass import effective_runs
+from spectra.quadrature.steps import sharp_steps
 from spectra.record import Spectrum
 
 
@@ -120,8 +121,9 @@ def _needed(
     needed: dict[str, Any] = {}
     limit = allowed_band(target, measure.dim_unmasked, effective_runs(measure), share)
     if limit > 0 and resolution > share * limit:
-        steps = resolving_steps(measure, goal.a, goal.b, resolution / share, limit)
-        needed["products_needed"] = steps * measure.num_runs
+        steps = sharp_steps(measure, goal.a, goal.b, limit)
+        if steps is not None:
+            needed["products_needed"] = steps * measure.num_runs
     elif target.scope == "batches" and random >= 2 * target.tol:  # half of the width for probes
         runs = measure.num_runs * (random / target.tol) ** 2
         needed["probes_needed"] = math.ceil(runs / measure.num_batches)

@@ -6,14 +6,25 @@ from spectra.quadrature.difference import Difference, differences
 from spectra.quadrature.estimates import Estimate
 from spectra.quadrature.extremes import extremes
 from spectra.quadrature.gauss import GaussRule, gauss_rule
+from spectra.quadrature.logarithmic import log_determinant, mean_magnitude
 from spectra.quadrature.mass import cdf, mass, node_sum
 from spectra.quadrature.measure import Measure, Run, as_runs
 from spectra.quadrature.moments import moment
 from spectra.quadrature.outliers import find_outliers, pooled_outliers
 from spectra.quadrature.quantiles import quantile
 from spectra.quadrature.radau import RadauMasses, radau_masses, radau_rule
+from spectra.quadrature.smoothed import SmoothedDensity, smoothed_density
+from spectra.quadrature.soft import (
+    SoftBand,
+    effective_dimension,
+    resolution,
+    soft_band,
+    soft_mass,
+)
+from spectra.quadrature.steps import sharp_steps, soft_steps
 from spectra.quadrature.stieltjes import sharp_bounds
 from spectra.quadrature.summary import summarize
+from spectra.quadrature.weyl import weyl_disc
 
 __all__ = [
     "Band",
@@ -23,23 +34,35 @@ __all__ = [
     "Measure",
     "RadauMasses",
     "Run",
+    "SmoothedDensity",
+    "SoftBand",
     "as_runs",
     "cdf",
     "cdf_band",
     "density",
     "differences",
+    "effective_dimension",
     "extremes",
     "find_outliers",
     "gauss_rule",
     "log_density",
+    "log_determinant",
     "mass",
     "mass_band",
+    "mean_magnitude",
     "moment",
     "node_sum",
     "pooled_outliers",
     "quantile",
     "radau_masses",
     "radau_rule",
+    "resolution",
     "sharp_bounds",
+    "sharp_steps",
+    "smoothed_density",
+    "soft_band",
+    "soft_mass",
+    "soft_steps",
     "summarize",
+    "weyl_disc",
 ]

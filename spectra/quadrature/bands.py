@@ -25,7 +25,7 @@ from spectra.quadrature.estimates import (
     student_halfwidth,
 )
 from spectra.quadrature.gauss import Floats
-from spectra.quadrature.mass import effective_runs
+from spectra.quadrature.mass import effective_runs, with_zeros
 from spectra.quadrature.measure import Measure, require_spherical
 from spectra.quadrature.stieltjes import sharp_bounds
 
@@ -73,11 +73,12 @@ def cdf_band(
     """
     simultaneous = _check(measure, scope, confidence, simultaneous)
     points = np.asarray(x, dtype=np.float64)
-    lower = _batch_bounds(measure, points - measure.delta)[0]
-    upper = _batch_bounds(measure, points + measure.delta)[1]
-    zeros = np.where(points >= 0, measure.masked_fraction, 0.0)
+    low = _batch_bounds(measure, points - measure.delta)[0]
+    high = _batch_bounds(measure, points + measure.delta)[1]
+    inside = points >= 0
+    bounds = with_zeros(measure, low, high, inside=inside)
     sums = _node_sums(measure, np.full_like(points, -np.inf), points)
-    return _band(measure, points, (lower, upper), zeros, sums, scope, confidence, simultaneous)
+    return _band(measure, points, bounds, inside, sums, scope, confidence, simultaneous)
 
 
 def mass_band(
@@ -102,10 +103,10 @@ def mass_band(
     X = taus.size
     low = np.maximum(L[:, :, :X] - U[:, :, 3 * X :], 0.0)
     high = np.minimum(U[:, :, X : 2 * X] - L[:, :, 2 * X : 3 * X], 1.0)
-    means = np.nanmean(low, axis=1), np.nanmean(high, axis=1)
-    zeros = np.full_like(taus, measure.masked_fraction)
+    inside = np.full(X, True)
+    means = with_zeros(measure, np.nanmean(low, axis=1), np.nanmean(high, axis=1), inside=inside)
     sums = _node_sums(measure, -taus, taus)
-    band = _band(measure, taus, means, zeros, sums, scope, confidence, simultaneous)
+    band = _band(measure, taus, means, inside, sums, scope, confidence, simultaneous)
     blind = taus < measure.product_error
     return Band(
         taus,
@@ -150,7 +151,7 @@ def _band(
     measure: Measure,
     x: Floats,
     bounds: tuple[Floats, Floats],
-    zeros: Floats,
+    inside: NDArray[np.bool_],
     sums: Floats,
     scope: str,
     confidence: float,
@@ -166,8 +167,14 @@ def _band(
         h = probe_halfwidth(n, effective_runs(measure), confidence, events=jumps)
         below = above = np.full(x.shape, h)
     share = 1 - measure.masked_fraction
-    lower = zeros + share * np.clip(low.mean(axis=0) - below, 0.0, 1.0)
-    upper = zeros + share * np.clip(high.mean(axis=0) + above, 0.0, 1.0)
+    zeros = np.where(inside, measure.masked_fraction, 0.0)
+    least, most = low.mean(axis=0) - below, high.mean(axis=0) + above
+    if scope == "batches":  # the zeros that are proven owe nothing to the probes
+        proven = float(measure.proven_zeros.mean())
+        least = np.where(inside, np.maximum(least, proven), least)
+        most = np.where(inside, most, np.minimum(most, 1 - proven))
+    lower = zeros + share * np.clip(least, 0.0, 1.0)
+    upper = zeros + share * np.clip(most, 0.0, 1.0)
     order = np.argsort(x, kind="stable")
     if simultaneous:  # the curve grows, so a bound at one point serves all points beyond it
         lower[order] = np.maximum.accumulate(lower[order])

@@ -9,9 +9,16 @@ exponential moments by those of the latter, and Chernoff's bound for the mean ov
 It is at most the sub-Gaussian bound of spectra.quadrature.estimates (Pinsker), and far less near 0
 and 1: there it is relative to the share. With several operators F is their mean, as the moments
 depend on the shares through their sum alone.
+
+*Windows.* The same holds for the mean Ψ(f) of any f with values in [0, 1], such as the soft shares
+of spectra.quadrature.windows: the cumulant of Ψ(f) is convex in the vector of values, so that among
+all vectors with one mean it is largest where every value is 0 or 1, which is the case above. The
+sub-Gaussian bound carries over in the same way.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 
@@ -42,3 +49,28 @@ def share_at_most(seen: Floats, count: float, exponent: float) -> Floats:
 def share_at_least(seen: Floats, count: float, exponent: float) -> Floats:
     """Return the smallest shares F that masses `seen` at least do not refute; any shape."""
     return 1 - share_at_most(1 - seen, count, exponent)
+
+
+def share_interval(
+    low: Floats, high: Floats, dim: int, probes: int, confidence: float, *, events: float = 1.0
+) -> tuple[Floats, Floats]:
+    """Return ends of the shares F in [0, 1], given bounds of what the probes see; any shape.
+
+    The narrower of the sub-Gaussian and the Chernoff interval on each side: both reject a share for
+    masses beyond a threshold, so that the one with the nearer threshold rejects whenever the other
+    does, at the same risk.
+
+    Args:
+        low: Lower bounds of the mean that the probes see.
+        high: Upper bounds.
+        dim: Dimension n of the space that probes live in.
+        probes: Number of probes P of that mean.
+        confidence: Of the intervals.
+        events: So many intervals are to hold at once.
+    """
+    exponent = math.log(2 * events / (1 - confidence))
+    h = math.sqrt(exponent / ((dim + 2) * probes))
+    count = float(dim) * probes
+    lower = np.maximum(low - h, share_at_least(low, count, exponent))
+    upper = np.minimum(high + h, share_at_most(high, count, exponent))
+    return np.clip(lower, 0.0, 1.0), np.clip(upper, 0.0, 1.0)

@@ -5,8 +5,9 @@ split until the loss Σ Δx·(ΔL + ΔU) is a small part of the mean |λ|. Over 
 ends are used, the bound at the end that is farther off, so every integral and every inverse is a
 bound for any grid.
 
-*Mean |λ|* that a probe sees is ∫ (1 − M(τ)) dτ, M(τ) the mass of |λ| ≤ τ, and lies between |α_1|
-and √(α_1² + β_1²).
+*Mean |λ|* that a probe sees is ∫ (1 − M(τ)) dτ, M(τ) the mass of |λ| ≤ τ. It lies between |α_1|
+and √(α_1² + β_1²), and within the bounds by soft shares (spectra.quadrature.logarithmic), which are
+far narrower as a rule.
 
 *Effective rank* is (Σ|λ|)²/Σλ², sums over batches: as many eigenvalues of equal size would give
 both sums. It does not change when the loss is rescaled.
@@ -26,7 +27,8 @@ import scipy.stats
 
 from spectra.quadrature.estimates import normal_quantile, probe_halfwidth
 from spectra.quadrature.gauss import Floats
-from spectra.quadrature.mass import effective_runs
+from spectra.quadrature.logarithmic import magnitude_bounds
+from spectra.quadrature.mass import effective_runs, with_zeros
 from spectra.quadrature.measure import Measure
 from spectra.quadrature.reading import Reading, Sums, run_bounds
 
@@ -92,7 +94,7 @@ class Curves:
         zero = self.x.size // 2
         low = np.maximum(L[:, zero:] - U[:, zero::-1], 0.0)
         high = np.minimum(U[:, zero:] - L[:, zero::-1], 1.0)
-        return self.x[zero:], low, high
+        return self.x[zero:], *with_zeros(self.measures[place], low, high, inside=True)
 
     def _loss(self) -> Floats:
         means = [bound.mean(axis=0) for pair in self._bounds for bound in pair]
@@ -121,6 +123,9 @@ def mean_magnitude(curves: Curves, place: int, sums: Sums) -> tuple[Floats, Floa
     tau, low, high = curves.within(place)
     steps, d = np.diff(tau), sums.measure.delta
     least, most = (1 - high[:, 1:]) @ steps, (1 - low[:, :-1]) @ steps
+    pairs = [[magnitude_bounds(run, d) for run in row] for row in sums.measure.runs]
+    seen = np.array([np.mean(row, axis=0) for row in pairs])
+    least, most = np.maximum(least, seen[:, 0]), np.minimum(most, seen[:, 1])
     return np.maximum(least, np.abs(sums.first) - d), np.minimum(most, np.sqrt(sums.second) + d)
 
 

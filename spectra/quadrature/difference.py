@@ -213,9 +213,10 @@ class _Pair:
         else:
             level = 1 - risk * (1 - first.spent)
             below, above = student_halfwidth(low, level), student_halfwidth(high, level)
-            lower = max(float(low.mean()) - below, second.limits[0] - first.limits[1])
-            upper = min(float(high.mean()) + above, second.limits[1] - first.limits[0])
+            lower, upper = float(low.mean()) - below, float(high.mean()) + above
             parts["batches"] = below + above
+        limits = second.limits[0] - first.limits[1], second.limits[1] - first.limits[0]
+        lower, upper = max(lower, limits[0]), min(upper, limits[1])
         value = min(max(second.value - first.value, lower), upper)
         note = "" if first.paired else "each record's own interval: pairing does not narrow it"
         return Difference(

@@ -6,6 +6,9 @@ Valid, not sharp for the pair. An eigenvalue within δ of an end may be counted 
 open and closed ends have the same bounds; they differ where exact zeros are counted: the masked
 share (and structural zeros, which sit at 0 as well) belongs to [a, b] if a ≤ 0 ≤ b, to (a, b) only
 if a < 0 < b. "Mass of negative eigenvalues" is therefore Ψ(−δ), strictly below the zeros.
+
+The zeros that are proven (`Measure.proven_zeros`) bound every share without a measurement: a share
+that contains 0 is at least theirs, one that does not at most the rest.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spectra.errors import UsageError
 from spectra.quadrature.estimates import (
@@ -28,6 +32,7 @@ from spectra.quadrature.estimates import (
 )
 from spectra.quadrature.gauss import Floats
 from spectra.quadrature.measure import Measure, require_spherical
+from spectra.quadrature.steps import sharp_steps
 
 
 def mass(
@@ -74,17 +79,20 @@ def mass(
         )
     L_a, U_a = measure.cdf_lower(a), measure.cdf_upper(a)
     L_b, U_b = measure.cdf_lower(b), measure.cdf_upper(b)
-    low = [[max(0.0, y - x) for x, y in zip(*r, strict=True)] for r in zip(U_a, L_b, strict=True)]
-    high = [[min(1.0, y - x) for x, y in zip(*r, strict=True)] for r in zip(L_a, U_b, strict=True)]
+    lows = [[max(0.0, y - x) for x, y in zip(*r, strict=True)] for r in zip(U_a, L_b, strict=True)]
+    highs = [[min(1.0, y - x) for x, y in zip(*r, strict=True)] for r in zip(L_a, U_b, strict=True)]
     zeros_inside = a <= 0 <= b if closed else a < 0 < b
     offset = measure.masked_fraction if zeros_inside else 0.0
-    lower, upper, stderr = _interval(
-        measure, batch_means(low), batch_means(high), scope, confidence, simultaneous
-    )
+    low, high = with_zeros(measure, batch_means(lows), batch_means(highs), inside=zeros_inside)
+    lower, upper, stderr = _interval(measure, low, high, scope, confidence, simultaneous)
     share = 1 - measure.masked_fraction
-    L, U = float(batch_means(low).mean()), float(batch_means(high).mean())
+    zeros = float(measure.proven_zeros.mean())
+    if scope == "batches":
+        lower = max(lower, zeros) if zeros_inside else lower
+        upper = upper if zeros_inside else min(upper, 1 - zeros)
+    L, U = float(low.mean()), float(high.mean())
     value = offset + share * (L + U) / 2
-    band, random = share * (U - L), share * ((upper - lower) - (U - L))
+    random = share * ((upper - lower) - (U - L))
     lower, upper = offset + share * max(0.0, lower), offset + share * min(1.0, upper)
     return Estimate(
         value=min(max(value, lower), upper),
@@ -94,8 +102,20 @@ def mass(
         scope=scope,
         confidence=confidence,
         node_sum=node_sum(measure, a, b, closed=closed),
-        note=_words(measure, a, b, (lower, upper), band, random, scope),
+        note=_words(measure, a, b, (lower, upper), random, scope),
     )
+
+
+def with_zeros(
+    measure: Measure, low: Floats, high: Floats, *, inside: bool | NDArray[np.bool_]
+) -> tuple[Floats, Floats]:
+    """Return bounds of shares by batch, (B,) or (B, X), with what the proven zeros say of them.
+
+    `inside`: whether 0 belongs to the interval, for all or (X,).
+    """
+    zeros = measure.proven_zeros.reshape(-1, *[1] * (low.ndim - 1))
+    least, most = np.where(inside, zeros, 0.0), np.where(inside, 1.0, 1 - zeros)
+    return np.clip(low, least, most), np.clip(high, least, most)
 
 
 def node_sum(measure: Measure, a: float, b: float, *, closed: bool = True) -> float:
@@ -152,27 +172,11 @@ def cdf(
     )
 
 
-def resolving_steps(measure: Measure, a: float, b: float, band: float, target: float) -> int:
-    """Return about how many steps would bring the resolution band of [a, b] down to `target`.
-
-    In a continuous stretch of the spectrum m steps resolve δx ≈ π √((x − λmin)(λmax − x))/m. While
-    δx exceeds the interval the band does not tell what is needed, so δx ≤ (b − a)/2 is asked for;
-    from there the band falls like 1/m, and twice that estimate allows for its slow start. Both
-    err to the safe side where a narrow pile of eigenvalues stands alone.
-    """
-    low, high = measure.span
-    by_width = 2 * measure.steps * band / target
-    reach = max((math.sqrt((x - low) * (high - x)) for x in (a, b) if low < x < high), default=0.0)
-    by_scale = 2 * math.pi * reach / (b - a) if b > a else math.inf
-    return math.ceil(min(measure.dim_unmasked, max(by_width, by_scale)))
-
-
 def _words(
     measure: Measure,
     a: float,
     b: float,
     ends: tuple[float, float],
-    band: float,
     random: float,
     scope: str,
 ) -> str:
@@ -190,8 +194,8 @@ def _words(
         return f"{text}: {random:.2f} of it is sampling error, which more {more} would narrow"
     if a == b:
         return f"{text}; no number of steps resolves a single point inside a spectrum"
-    need = resolving_steps(measure, a, b, band, RESOLVED_WIDTH - random)
-    return f"{text}; about {_round_up(need):,} would" if need > measure.steps else text
+    need = sharp_steps(measure, a, b, RESOLVED_WIDTH - random)
+    return f"{text}; about {_round_up(need):,} would" if need and need > measure.steps else text
 
 
 def _round_up(steps: int) -> int:

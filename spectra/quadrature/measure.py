@@ -2,8 +2,8 @@
 
 A `Measure` holds the Jacobi coefficients of every finished probe on every operator, and the facts
 that turn them into statements about a spectrum: the dimension n, the dimension n_u that probes live
-in (masked coordinates contribute exact zeros and are added exactly, not sampled), and δ, the
-absolute error of one product.
+in (masked coordinates contribute exact zeros and are added exactly, not sampled), the share of
+those n_u eigenvalues that is proven to be zero, and δ, the absolute error of one product.
 
 With products wrong by δ the coefficients are those of an operator whose eigenvalues differ by at
 most δ (Weyl), so every bound is evaluated at x ± δ and no interval narrower than δ is reportable.
@@ -75,13 +75,24 @@ class Run:
 
 @dataclass(frozen=True)
 class Measure:
-    """Finished probes of B operators; `runs[b]` lists those of operator b (never empty)."""
+    """Finished probes of B operators; `runs[b]` lists those of operator b (never empty).
+
+    Attributes:
+        runs: The coefficients.
+        dim: Number of coordinates n, masked ones included.
+        dim_unmasked: Dimension n_u of the space that the probes live in.
+        product_error: Absolute error δ of one product.
+        spherical: Whether probes are uniform on the sphere.
+        zero_fractions: For each operator, the least share of its n_u eigenvalues that is proven to
+            be exactly zero (structural zeros); empty where nothing is proven.
+    """
 
     runs: tuple[tuple[Run, ...], ...]
     dim: int
     dim_unmasked: int
     product_error: float = 0.0
     spherical: bool = True
+    zero_fractions: tuple[float, ...] = ()
     _cache: dict[float, list[list[RadauMasses]]] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -104,6 +115,11 @@ class Measure:
     def masked_fraction(self) -> float:
         """Share of coordinates that are masked: exact zero eigenvalues."""
         return 1.0 - self.dim_unmasked / self.dim
+
+    @cached_property
+    def proven_zeros(self) -> Floats:
+        """The share of the n_u eigenvalues of each operator that is proven to be zero, (B,)."""
+        return np.array(self.zero_fractions or (0.0,) * self.num_batches)
 
     @cached_property
     def span(self) -> tuple[float, float]:

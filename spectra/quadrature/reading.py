@@ -28,7 +28,7 @@ from spectra.quadrature.estimates import (
 from spectra.quadrature.extremes import outer_bounds
 from spectra.quadrature.gauss import Floats
 from spectra.quadrature.gauss import moment as run_moment
-from spectra.quadrature.mass import effective_runs
+from spectra.quadrature.mass import effective_runs, with_zeros
 from spectra.quadrature.measure import Measure, Run
 from spectra.quadrature.outliers import corrected_weights
 from spectra.quadrature.stieltjes import sharp_bounds
@@ -208,11 +208,14 @@ def interval_masses(measure: Measure, a: Floats, b: Floats) -> tuple[Floats, Flo
 def masses(measure: Measure, a: Floats, b: Floats, risk: float, *, zeros: bool) -> list[Reading]:
     """Return the shares of eigenvalues in each [a, b], (X,); `zeros`: masked ones are inside."""
     low, high = interval_masses(measure, a, b)
+    low, high = with_zeros(measure, low, high, inside=zeros)
     share = 1 - measure.masked_fraction
     offset = measure.masked_fraction if zeros else 0.0
     h = share * probe_halfwidth(measure.dim_unmasked, effective_runs(measure), 1 - risk)
+    proven = share * float(measure.proven_zeros.mean())
+    limits = (offset + proven, offset + share) if zeros else (offset, offset + share - proven)
     found = []
     for L, U in zip(offset + share * low.T, offset + share * high.T, strict=True):
         middle = float(L.mean() + U.mean()) / 2
-        found.append(Reading(middle, L, U, (h, h), limits=(offset, offset + share)))
+        found.append(Reading(middle, L, U, (h, h), limits=limits))
     return found

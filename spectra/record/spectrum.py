@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spectra import quadrature
-from spectra.quadrature import Estimate, Measure
+from spectra.quadrature import Estimate, Measure, SmoothedDensity
 from spectra.quadrature.gauss import Floats
 
 SCHEMA = 1
@@ -63,6 +63,26 @@ class Spectrum:
             + float(checks.get("basis_rounding") or 0.0)
             + float(checks.get("condensed_error") or 0.0),
             spherical=estimator.get("probe_kind", "sphere") == "sphere",
+            zero_fractions=self._proven_zeros(),
+        )
+
+    def _proven_zeros(self) -> tuple[float, ...]:
+        """Return the proven share of zeros among the eigenvalues probes see, of each batch run.
+
+        Structural zeros, and masked coordinates where the probes were drawn on all of them.
+        """
+        dim, inside = int(self.metadata["dim"]), probe_dim(self.metadata)
+        masked = inside - int(self.metadata.get("dim_unmasked", dim)) if inside == dim else 0
+        if (self.metadata.get("point") or {}).get("proximal"):
+            masked = 0  # these sit at the weight of the penalty
+        known = self.metadata.get("checks", {}).get("structural_zero_fractions")
+        batches = self.steps.shape[0]
+        shares = known if isinstance(known, list) and len(known) == batches else [None] * batches
+        ran = [bool(row.any()) for row in self.steps > 0]
+        return tuple(
+            min((masked + float(share or 0.0) * dim) / inside, 1.0)
+            for share, there in zip(shares, ran, strict=True)
+            if there
         )
 
     @property
@@ -99,6 +119,32 @@ class Spectrum:
     ) -> Estimate:
         """Return the share of eigenvalues in [a, b]; see `spectra.quadrature.mass`."""
         return quadrature.mass(self.measure, a, b, closed=closed, scope=scope, **options)
+
+    def soft_mass(self, tau: float, order: int = 2, **options: Any) -> Estimate:
+        """Return the mean of 1/(1 + (λ/τ)^(2·order)); see `spectra.quadrature.soft_mass`."""
+        return quadrature.soft_mass(self.measure, tau, order, **options)
+
+    def effective_dimension(self, tau: float, **options: Any) -> Estimate:
+        """Return n(1 − soft mass of order 1) = tr H²(H² + τ²)⁻¹, a number of directions."""
+        return quadrature.effective_dimension(self.measure, tau, **options)
+
+    def resolution(self, width: float = 0.05, **options: Any) -> tuple[float, int] | None:
+        """Return the smallest threshold whose soft share is known to `width`, and its order."""
+        return quadrature.resolution(self.measure, width, **options)
+
+    def smoothed_density(
+        self, grid: Floats, width: float | Floats | None = None, **options: Any
+    ) -> SmoothedDensity:
+        """Return the density seen through Lorentzians of half-width `width`, with its band."""
+        return quadrature.smoothed_density(self.measure, grid, width, **options)
+
+    def log_determinant(self, tau: float, **options: Any) -> Estimate:
+        """Return (1/n) ln det(I + H²/τ²); see `spectra.quadrature.log_determinant`."""
+        return quadrature.log_determinant(self.measure, tau, **options)
+
+    def mean_magnitude(self, **options: Any) -> Estimate:
+        """Return the mean of |λ|; see `spectra.quadrature.mean_magnitude`."""
+        return quadrature.mean_magnitude(self.measure, **options)
 
     def cdf(self, x: float, **options: Any) -> Estimate:
         """Return the share of eigenvalues ≤ x; see `spectra.quadrature.cdf`."""
