@@ -67,9 +67,17 @@ LINE, MARGIN = 0.17, 0.12  # inches: a line of a legend, what is left free besid
 
 @contextmanager
 def figure_style() -> Iterator[None]:
-    """Draw in the project's style inside this context; the caller's settings come back after it."""
-    with mpl.rc_context(RC):
+    """Draw in the project's style inside this context; the caller's settings come back after it.
+
+    Only these settings: what pyplot sets when it is first used inside, such as that it is
+    interactive in a notebook, has to stay, or no figure is shown there.
+    """
+    before = {name: mpl.rcParams[name] for name in RC}
+    mpl.rcParams.update(RC)
+    try:
         yield
+    finally:
+        mpl.rcParams.update(before)
 
 
 def axes_for(ax: Axes | None, size: tuple[float, float]) -> Axes:

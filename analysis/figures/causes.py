@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.canvas import new_figure
 from analysis.figures.training import METHODS, NAMES, shared_handles
 from analysis.fork import CAUSES
 from analysis.labels import bits_label, drawn
@@ -54,7 +55,7 @@ def plot_causes(
     widths = sorted(mine["w_bits"].unique())
     with figure_style():
         size = (1.0 + 3.0 * len(widths), 0.8 + 1.35 * len(names))
-        figure = Figure(figsize=size, layout="constrained")
+        figure = new_figure(size)
         panels = figure.subplots(len(names), len(widths), squeeze=False, sharex=True)
         for row, name in zip(panels, names, strict=True):
             for panel, bits in zip(row, widths, strict=True):

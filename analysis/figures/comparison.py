@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator
 
+from analysis.canvas import new_figure
 from analysis.figures.axes import as_spectra, short_number
 from analysis.figures.bands import tau_grid
 from analysis.figures.density import plot_density
@@ -72,11 +73,11 @@ def comparison_figure(
 ) -> Figure:
     """Return the figure of `spectra compare`: densities above, mass curves with bands below.
 
-    It does not belong to pyplot: nothing has to be closed.
+    Outside a notebook it does not belong to pyplot: nothing has to be closed.
     """
     both = [spectrum(one) for one in (a, b)]
     with figure_style():
-        figure = Figure(figsize=(7.6, 6.6), layout="constrained")
+        figure = new_figure((7.6, 6.6))
         top, bottom = figure.subplots(2, 1)
         plot_density(both, ax=top, band=False, marks=False)
         lines, legend = top.get_lines(), top.get_legend()

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from analysis.canvas import new_figure
 from analysis.labels import bits_label
 from analysis.style import BLUE, GREY, PURPLE, VERMILION, figure_style, legend_above
 from spectra.errors import UsageError
@@ -41,7 +42,7 @@ def plot_forked(table: pd.DataFrame, quantity: str = "spectral_norm") -> Figure:
         )
     widths = sorted(mine["w_bits"].unique())
     with figure_style():
-        figure = Figure(figsize=(1.2 + 3.4 * len(widths), 3.2), layout="constrained")
+        figure = new_figure((1.2 + 3.4 * len(widths), 3.2))
         panels = figure.subplots(1, len(widths), squeeze=False)[0]
         shown: dict[str, Any] = {}
         for panel, bits in zip(panels, widths, strict=True):

@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from analysis.canvas import new_figure
 from analysis.figures.bands import plot_mass_curve
 from analysis.figures.density import plot_density
 from analysis.figures.winq import plot_winq
@@ -21,7 +22,8 @@ def plot_record(run: Any) -> Figure:
 
     The density above, the mass near zero with its band below; a record of the reference procedure
     gets the reference's histogram, and one with Rademacher probes the density alone, since neither
-    supports a band. The figure does not belong to pyplot: nothing has to be closed.
+    supports a band. Outside a notebook it does not
+    belong to pyplot: nothing has to be closed.
 
     Args:
         run: A record, a row of `analysis.load`, or a path.
@@ -30,7 +32,7 @@ def plot_record(run: Any) -> Figure:
     reference = is_reference(one.metadata)
     both = not reference and one.measure.spherical
     with figure_style():
-        figure = Figure(figsize=(7.6, 6.6 if both else 3.9), layout="constrained")
+        figure = new_figure((7.6, 6.6 if both else 3.9))
         panels = figure.subplots(2 if both else 1, 1, squeeze=False)[:, 0]
         if reference:
             plot_winq(one, ax=panels[0])

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
+from analysis.canvas import new_figure
 from analysis.labels import NOISE, bits_label, known
 from analysis.resets import regime, reset_events
 from analysis.style import BLACK, CATEGORIES, GREY, axes_for, figure_style
@@ -47,7 +48,7 @@ def plot_regime(training: pd.DataFrame, value: str = "end") -> Figure:
     columns = sorted(((float(rate), str(schedule)) for rate, schedule in pairs), reverse=True)
     with figure_style():
         size = (2.0 + 0.85 * len(columns) * len(widths), 1.5 + 0.34 * len(rows))
-        figure = Figure(figsize=size, layout="constrained")
+        figure = new_figure(size)
         panels = figure.subplots(1, len(widths), squeeze=False, sharey=True)[0]
         for panel, bits in zip(panels, widths, strict=True):
             _map(panel, table[table["w_bits"] == bits], value, rows, columns, norm)

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.canvas import new_figure
 from analysis.figures.training import METHODS, NAMES, PANEL, plot_training, shared_handles
 from analysis.labels import bits_label
 from analysis.speedup import Speedup, speedups
@@ -72,7 +73,7 @@ def plot_speedup_grid(
     rows = math.ceil(len(found) / columns)
     with figure_style():
         size = (max(1.25 * PANEL * columns, 4.6), 2.9 * rows + 0.3)
-        figure = Figure(figsize=size, layout="constrained")
+        figure = new_figure(size)
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
         for panel, one in zip(panels, found, strict=False):
             mine = runs

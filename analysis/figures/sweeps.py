@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from analysis.canvas import new_figure
 from analysis.figures.lines import (
     DASHES,
     MARKERS,
@@ -111,7 +112,7 @@ def plot_sweep_grid(
     rows = math.ceil(len(values) / columns)
     with figure_style():
         size = (max(PANEL * columns, 4.6), 2.6 * rows + 0.4)
-        figure = Figure(figsize=size, layout="constrained")
+        figure = new_figure(size)
         panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
         legend = _panels(list(panels[: len(values)]), found, runs, x, y, hue, style)
         for ax, value, part in zip(panels, values, parts, strict=False):

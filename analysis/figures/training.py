@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.canvas import new_figure
 from analysis.labels import bits_label, drawn
 from analysis.style import (
     BLUE,
@@ -101,7 +102,7 @@ def plot_training_grid(runs: pd.DataFrame, y: str = "eval_loss") -> Figure:
         raise UsageError("these runs tell no bit width; draw them with plot_training.")
     widths = sorted(runs["w_bits"].dropna().unique())
     with figure_style():
-        figure = Figure(figsize=(max(PANEL * len(widths), LEAST), 3.3), layout="constrained")
+        figure = new_figure((max(PANEL * len(widths), LEAST), 3.3))
         panels = np.atleast_1d(figure.subplots(1, len(widths), squeeze=False)[0])
         for place, (panel, bits) in enumerate(zip(panels, widths, strict=True)):
             one = runs[runs["w_bits"] == bits]

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import figures
+from analysis.canvas import new_figure
 from analysis.claims.settings import RATE
 from analysis.figures.density import equal_steps
 from analysis.labels import bits_label, drawn
@@ -114,7 +115,7 @@ def _record_figures(part: Part) -> list[Drawn]:
         there = sorted(mine["method"].dropna().unique())
         methods = [m for m in (*ORDER, *(m for m in there if m not in ORDER)) if m in there][:FEW]
         with figure_style():
-            figure = Figure(figsize=(5.2 * max(len(methods), 1), 3.8), layout="constrained")
+            figure = new_figure((5.2 * max(len(methods), 1), 3.8))
             panels = figure.subplots(1, max(len(methods), 1), squeeze=False)[0]
         steps = equal_steps([spectrum(row) for _, row in mine.iterrows()])
         for panel, method in zip(panels, methods, strict=False):

@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis import html
+from analysis.canvas import for_files
 from analysis.claims import Claim, claims_table, collect
 from analysis.load import load, spectrum
 from analysis.report import sections
@@ -31,6 +32,7 @@ from spectra.record.spectrum import Spectrum
 REPORT, TABLES = "report.html", "tables"
 
 
+@for_files()
 def write_report(results: str | os.PathLike[str]) -> list[Path]:
     """Write tables, figures and `report.html` below `results`, and return their paths.
 

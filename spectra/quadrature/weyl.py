@@ -77,7 +77,8 @@ def christoffel_decay(
     """
     _, (a, b, points) = _scaled(alphas, betas, z)
     sums, _ = _forward(a, b, points, steps)
-    return [1 / total for total in sums[:-1]]
+    found = dict(zip(sorted(set(steps)), sums[:-1], strict=True))
+    return [1 / found[k] for k in steps]
 
 
 def _scaled(

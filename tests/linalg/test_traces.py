@@ -134,7 +134,10 @@ def test_same_seed_same_number_and_other_seed_another(method: str) -> None:
     if method != "hutchinson":  # Rademacher probes have no variance on a diagonal
         assert one.value != trace(op, method=method, num_matvecs=12, seed=2).value
     spherical = trace(op, method="hutchinson", num_matvecs=12, kind="sphere")
-    assert spherical.stderr > 0 == trace(op, method="hutchinson", num_matvecs=12).stderr < 1e-12
+    scale = abs(spherical.value) + spherical.stderr
+    assert spherical.stderr > 1e-6 * scale
+    # On a diagonal Rademacher probes have no variance, so what is left is rounding.
+    assert trace(op, method="hutchinson", num_matvecs=12).stderr < 1e-12 * scale
 
 
 @pytest.mark.parametrize("method", METHODS)
