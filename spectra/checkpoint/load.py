@@ -31,6 +31,7 @@ from spectra.checkpoint.quantization import (
     training_step,
 )
 from spectra.checkpoint.quiet import first_line, quiet
+from spectra.checkpoint.renaming import module_names
 from spectra.checkpoint.tensors import FLOATS, TensorInfo, float_types, list_tensors
 from spectra.checkpoint.tokenizer import load_tokenizer
 from spectra.checkpoint.unpack import Unpacked, unpack
@@ -103,6 +104,8 @@ def load_checkpoint(
             return architecture.linear_shapes(empty())
 
         plan = make_plan(location, tensors or (), architecture.read_json(location), asked, linear)
+        if plan:
+            plan = plan.by_module(lambda: module_names(empty()))
         expected = plan.expected if plan else frozenset()
         stored, kinds, notes = _types(location, tensors, expected)
         config = architecture.configuration(location, trust_remote_code=trust_remote_code)
@@ -221,6 +224,9 @@ def _load(
         raise CheckpointError(
             f"ckpt={location.name!r} could not be loaded: {first_line(error)}."
         ) from None
+    if expected:  # transformers tells of unexpected tensors by the names it has given them
+        name = module_names(model)
+        expected = {*expected, *map(name, expected)}
     notes = verify.check_report(location, report, expected)
     if location.format == "gguf":
         gguf.forget_blocks(model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -70,6 +70,21 @@ class Plan:
     packed: Packed | None = None
     plain_config: bool = False
 
+    def by_module(self, names: Callable[[], Callable[[str], str]]) -> Plan:
+        """Return the plan with its layers under the names that the model gives them.
+
+        Args:
+            names: Gives the function from stored names to the model's, which is dear.
+        """
+        if not self.stored:
+            return self
+        name = names()
+
+        def layers(entries: Mapping[str, str]) -> dict[str, str]:
+            return {_layer(name, layer): stored for layer, stored in entries.items()}
+
+        return replace(self, stored=layers(self.stored), zeros=layers(self.zeros))
+
     @property
     def expected(self) -> frozenset[str]:
         """Names of stored tensors that a stock model has no place for, and that are understood."""
@@ -98,3 +113,8 @@ def in_words(spec: QuantSpec) -> str:
     return ", ".join(
         parts + [f"{bits}-bit {what}" for what, bits in widths.items() if bits != FULL_BITS]
     )
+
+
+def _layer(name: Callable[[str], str], layer: str) -> str:
+    """Return a layer's name in the model: that of its weight, as the mapping is of parameters."""
+    return name(f"{layer}.weight").removesuffix(".weight")

@@ -13,8 +13,11 @@ from typing import Any
 
 import torch
 
+from spectra.checkpoint.locate import locate
 from spectra.checkpoint.pickles import STATES, check_program
 from spectra.checkpoint.quiet import first_line
+from spectra.checkpoint.renaming import load_state
+from spectra.checkpoint.tensors import list_tensors, read_tensors
 from spectra.errors import CheckpointError, SpectraError
 from spectra.record.jsonfile import read_json
 from spectra.train.reconstruction import FOLDER
@@ -72,6 +75,21 @@ def check_links(output: Path) -> None:
                 f"output={str(output)!r} holds {str(path.relative_to(root))!r}, a link out of it, "
                 "and a run writes where its files are; remove the link, or choose another --output."
             )
+
+
+def load_every_tensor(trainer: Any, checkpoint: Path) -> None:
+    """Have the Trainer load weights so that each stored tensor arrives and none is left as it was.
+
+    Its own way drops what has another name in the model, and goes on from the initial weights.
+    """
+
+    def load(directory: str, model: Any = None) -> None:
+        location = locate(directory)
+        state = read_tensors(location, [tensor.name for tensor in list_tensors(location)])
+        whole = trainer.accelerator.unwrap_model(trainer.model if model is None else model)
+        load_state(whole, state, str(checkpoint))
+
+    trainer._load_from_checkpoint = load
 
 
 def in_sentences(trainer: Any, checkpoint: Path) -> None:

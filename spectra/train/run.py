@@ -31,7 +31,7 @@ from spectra.train.blocks import train_blocks
 from spectra.train.metrics import weight_metrics
 from spectra.train.recipes import BlockAP, WinQ
 from spectra.train.request import TrainRequest
-from spectra.train.resuming import check_checkpoint, check_links, in_sentences
+from spectra.train.resuming import check_checkpoint, check_links, in_sentences, load_every_tensor
 from spectra.train.saving import (
     STATE,
     SUMMARY,
@@ -149,6 +149,7 @@ def _where_to_begin(assembly: Assembly, request: TrainRequest, output: Path) -> 
         last = last_of_same_run(output, saver.at(0))
         if last is not None:
             check_checkpoint(last)
+            load_every_tensor(assembly.trainer, last)
             in_sentences(assembly.trainer, last)
     accelerator.wait_for_everyone()
     if request.overwrite and accelerator.is_main_process:

@@ -8,10 +8,13 @@ interrupted save is passed over. Then it is sealed (spectra.train.seal).
 
 from __future__ import annotations
 
+import functools
+import inspect
 import logging
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +82,27 @@ class QuantizationWriter:
                 make_directory(directory)
                 remove_remnants(directory)
                 self.at(trainer.state.global_step).save(directory)
-            save(output_dir, _internal_call)
+            with _own_names(trainer.accelerator.unwrap_model(trainer.model)):
+                save(output_dir, _internal_call)
 
         trainer.save_model = save_model
+
+
+@contextmanager
+def _own_names(model: Any) -> Iterator[None]:
+    """Have a model saved under the names of its modules, which training goes on with.
+
+    transformers would give the parameters of some families the names of their first release.
+    """
+    save = getattr(model, "save_pretrained", None)
+    if save is None or "save_original_format" not in inspect.signature(save).parameters:
+        yield
+        return
+    model.save_pretrained = functools.partial(save, save_original_format=False)
+    try:
+        yield
+    finally:
+        del model.save_pretrained
 
 
 def checkpoints(run: str | Path) -> dict[int, Path]:
