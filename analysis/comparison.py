@@ -37,6 +37,7 @@ WORDS = {
     "trace": "trace",
     "wasserstein": "Wasserstein-1 distance",
     "negative_mass": "mass λ < 0",
+    "mean_magnitude": "mean |λ|",
     "effective_rank": "effective rank (Σ|λ|)²/Σλ²",
 }
 CURES = {
@@ -170,6 +171,11 @@ def quantity_words(name: str, tau: Any = None) -> str:
     if name == RESOLVED:
         end = "" if tau is None or math.isnan(tau) else f" ≤ {tau:g}"
         return f"mass |λ|{end}, smallest τ resolved to {RESOLVED_WIDTH:g} in both"
+    if name.startswith("soft_"):
+        rest = name.removeprefix("soft_").removeprefix("unmasked_")
+        where = " of the unmasked" if "unmasked" in name else ""
+        relative = f" ≈ {rest.removeprefix('rms_')} rms of A" if "rms_" in rest else ""
+        return f"soft share{where}, τ = {tau:g}{relative}"
     if name.startswith("near_zero_"):
         return f"mass |λ| ≤ {name.removeprefix('near_zero_')}"
     if name.startswith("abs_quantile_"):
@@ -228,7 +234,7 @@ def _ends(side: str, one: Estimate | None) -> dict[str, float]:
 
 def _cells(row: dict[str, Any]) -> list[str]:
     name = row["quantity"]
-    share = name.startswith(("near_zero", "negative"))
+    share = name.startswith(("near_zero", "negative", "soft_"))
     write = share_interval if share else number_interval
     return [
         f"  {quantity_words(name, row['tau'])}",

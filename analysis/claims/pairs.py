@@ -27,7 +27,8 @@ from spectra.quadrature.reading import ritz_norms
 from spectra.record.files import ARRAYS
 from spectra.record.spectrum import Spectrum
 
-CLAIMED = ("spectral_norm", "rms_eigenvalue", "near_zero_0.1")  # what claims are on
+CLAIMED = ("spectral_norm", "rms_eigenvalue")  # what claims are on, beside soft shares
+SHARES = (0.03, 0.1)  # thresholds of soft shares that claims are on
 Pairs = dict[int, tuple[Fact, Fact]]
 
 
@@ -71,7 +72,8 @@ def _version(fact: Fact) -> int:
 def _quantities(a: str, _: int, b: str, __: int, names: tuple[str, ...]) -> dict[str, Interval]:
     one, two = spectrum(a).measure, spectrum(b).measure
     enough = min(one.num_batches, two.num_batches) >= MIN_POPULATION
-    found = differences(one, two, scope="population" if enough else "batches", names=names)
+    scope = "population" if enough else "batches"
+    found = differences(one, two, scope=scope, taus=SHARES, names=names)
     return {one.name: (one.value, one.lower, one.upper) for one in found}
 
 
@@ -92,7 +94,8 @@ def compared(pairs: Pairs, quantity: str, side: int, **claim: Any) -> Claim:
     for seed, (a, b) in pairs.items():
         try:
             check_comparable(a.spectrum, b.spectrum)
-            found = quantities(a, b).get(quantity)
+            names = CLAIMED if quantity in CLAIMED else (quantity,)
+            found = quantities(a, b, names).get(quantity)
         except UsageError as error:
             notes.append(f"seed {seed} left out: {a.path} against {b.path}: {error}")
             continue

@@ -17,6 +17,7 @@ from dataclasses import replace
 import numpy as np
 
 from analysis.claims.facts import Fact
+from analysis.claims.near_zero import near_zero_pairs
 from analysis.claims.pairs import Pairs, along, compared, on_spectra
 from analysis.claims.rules import Claim, Interval
 from analysis.labels import RESET, masked_share
@@ -61,11 +62,10 @@ def claims_on_resets(facts: list[Fact], bits: float) -> list[Claim]:
                 w_bits=bits,
                 notes=(*notes, *rises),
             ),
-            compared(
+            *near_zero_pairs(
                 pairs,
-                "near_zero_0.1",
                 -1,
-                relative_to="no reset",
+                unmasked=surface == "ste",
                 key=f"reset_near_zero_{surface}",
                 statement=f"A reset of {fraction:g} leaves fewer eigenvalues near zero {common}",
                 paper="0.65 → 0.57 at 0.4, 2 bits",

@@ -12,6 +12,7 @@ import pandas as pd
 from analysis.claims.ablations import spelled
 from analysis.claims.curves import over_seeds
 from analysis.claims.facts import Fact, groups
+from analysis.claims.near_zero import more_than_paper, near_zero_pairs
 from analysis.claims.pairs import Pairs, along, compared, on_spectra
 from analysis.claims.penalty import claims_on_penalties
 from analysis.claims.resets import claims_on_resets
@@ -19,8 +20,6 @@ from analysis.claims.rules import Claim, Interval
 from analysis.labels import known, masked_share, section
 from spectra.record.spectrum import Spectrum
 
-NEAR = "near_zero_0.1"
-BEYOND, WITHIN = 0.4, 1.5e-3  # the paper's share of eigenvalues near zero, and its threshold
 EARLY = 1 / 4  # of a run
 METHODS = (
     ("winq", "winq_magnitude", "WinQ keeps eigenvalues larger than the baseline's", 1, ""),
@@ -35,7 +34,7 @@ METHODS = (
     ("reset", "reset_magnitude", "Resets alone keep eigenvalues larger", 1, ""),
     ("noise", "noise_regularizes", "Noise alone lowers the eigenvalues", -1, ""),
 )
-QUANTITY = {"winq_near_zero": NEAR, "winq_norm": "spectral_norm"}
+QUANTITY = {"winq_norm": "spectral_norm"}
 
 
 def claims_on_spectra(records: pd.DataFrame) -> tuple[list[Claim], list[str]]:
@@ -85,25 +84,7 @@ def _at_the_end(facts: list[Fact], bits: float) -> list[Claim]:
             bits=bits,
             quantity="min(−λmin, λmax) > 0",
         ),
-        _of_one(
-            ends,
-            _beyond,
-            key="near_zero_share",
-            statement=f"Plain QAT ends with more than {BEYOND:.0%} of the eigenvalues near zero",
-            paper="0.65 (2 bits)",
-            bits=bits,
-            quantity=f"mass |λ| ≤ {WITHIN:g}, less {BEYOND:g}",
-            notes=_masked(ends, begins),
-        ),
-        _of_one(
-            ends,
-            _beyond_unmasked,
-            key="near_zero_unmasked",
-            statement=f"The same of the coordinates the clip mask leaves: more than {BEYOND:.0%}",
-            paper="not told apart",
-            bits=bits,
-            quantity=f"(mass |λ| ≤ {WITHIN:g} − masked) / (1 − masked), less {BEYOND:g}",
-        ),
+        *more_than_paper(ends, bits, _masked(ends, begins)),
     ]
 
 
@@ -153,21 +134,6 @@ def _depth(one: Spectrum) -> Interval:
     )
 
 
-def _beyond(one: Spectrum) -> Interval:
-    if one.measure.delta >= WITHIN:  # nothing below the product error is told from zero
-        return math.nan, -math.inf, math.inf
-    found = one.mass(-WITHIN, WITHIN)
-    return found.value - BEYOND, found.lower - BEYOND, found.upper - BEYOND
-
-
-def _beyond_unmasked(one: Spectrum) -> Interval:
-    masked = masked_share(one.metadata)
-    if masked >= 1:
-        return math.nan, -math.inf, math.inf
-    value, lower, upper = ((end + BEYOND - masked) / (1 - masked) - BEYOND for end in _beyond(one))
-    return value, max(lower, -BEYOND), upper
-
-
 def _along_training(facts: list[Fact], bits: float) -> list[Claim]:
     pairs = {
         seed: (one[0], one[-1])
@@ -175,12 +141,10 @@ def _along_training(facts: list[Fact], bits: float) -> list[Claim]:
         if one[0].step == 0 < one[-1].step and one[-1].at_the_end
     }
     return [
-        compared(
+        *near_zero_pairs(
             pairs,
-            NEAR,
             1,
             trained=True,
-            relative_to="step 0",
             key="near_zero_grows",
             statement="The share of eigenvalues near zero grows during plain QAT",
             paper="beyond 40 % at few bits",
@@ -254,7 +218,17 @@ def _methods(facts: list[Fact], bits: float) -> list[Claim]:
         for name in [name for name in there if re.split(r"-(?=[a-z])", name)[0] == method]:
             pairs = _ends(base, along(facts, name))
             usual = name == method
-            if pairs:
+            if pairs and key == "winq_near_zero":
+                found += near_zero_pairs(
+                    pairs,
+                    side,
+                    trained=True,
+                    key=key if usual else f"{key}_{name}",
+                    statement=statement if usual else f"{statement}: {spelled(name)}",
+                    paper=paper if usual else "",
+                    w_bits=bits,
+                )
+            elif pairs:
                 found.append(
                     compared(
                         pairs,
@@ -302,12 +276,10 @@ def _across_widths(facts: list[Fact], widths: list[float]) -> list[Claim]:
             paper="smaller max |λ|",
             w_bits=None,
         ),
-        compared(
+        *near_zero_pairs(
             pairs,
-            NEAR,
             1,
             trained=True,
-            relative_to=f"{high:g} bits",
             key="bits_near_zero",
             statement=f"Fewer bits, more eigenvalues near zero: {words}",
             paper="more near zero",

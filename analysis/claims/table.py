@@ -11,7 +11,6 @@ from analysis.claims.rules import Claim, side_of
 
 SOONER = "winq_sooner"  # its −∞ is a loss that is never reached
 QUANTITIES = {
-    "near_zero_0.1": "change of the mass within ±0.1",
     "rms_eigenvalue": "change of the rms eigenvalue",
     "spectral_norm": "change of max |λ|",
 }
@@ -19,6 +18,8 @@ QUANTITIES = {
 
 def quantity(claim: Claim) -> str:
     """Return what was measured, in words."""
+    if claim.quantity.startswith("soft_"):
+        return "change of the soft share"
     return QUANTITIES.get(claim.quantity, claim.quantity)
 
 

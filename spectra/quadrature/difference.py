@@ -21,6 +21,14 @@ simulation .955 (trace) and .945 (root mean square, linearized) of 20,000 pairs 
 *Which threshold.* The smallest threshold at which both records know the near-zero mass to 0.1 is
 found by looking. It is looked for among `LADDER` only, and its interval holds for all of these.
 
+*Soft shares* (spectra.quadrature.soft, order 2) are given at fixed thresholds, and at thresholds
+relative to the rms eigenvalue of A: the rung of the fixed ladder that is nearest, so that its
+interval holds for all rungs. Each is given of all coordinates, and of those a clip mask leaves.
+
+*Equal operators.* Two records whose coefficients agree to rounding at every step they share come
+from one start vector and one operator: for two operators, vᵀAv = vᵀBv and ‖Av‖ = ‖Bv‖ to rounding
+have probability 0 for a random v. There every difference is 0.
+
 *Wasserstein-1*: the mean over batches of ∫ |Φ_B,b(x) − Φ_A,b(x)| dx. Between two bands a distance
 is at least the gap and at most the envelope (spectra.quadrature.wasserstein), and for these batches
 also at least the difference of the mean eigenvalues.
@@ -48,13 +56,29 @@ from spectra.quadrature.estimates import (
 )
 from spectra.quadrature.extremes import outer_bounds
 from spectra.quadrature.measure import Measure, require_spherical
-from spectra.quadrature.reading import SPENT, Reading, Sums, extreme, masses, rms, trace
+from spectra.quadrature.reading import (
+    SPENT,
+    Reading,
+    Sums,
+    extreme,
+    masses,
+    mean_size,
+    rms,
+    soft_share,
+    trace,
+)
+from spectra.quadrature.soft import LADDER as LADDER_OF_SOFT
+from spectra.quadrature.soft import RUNGS
 from spectra.quadrature.summary import ABSOLUTE_TAUS
 from spectra.quadrature.wasserstein import edge_risk, node_distance, spectral_distance
 
 LADDER = tuple(float(f"{step}e{power}") for power in range(-6, 4) for step in (1, 2, 5))
 LEVELS = (0.5, 0.9, 0.99)
 RESOLVED = "near_zero_resolved"
+SOFT_TAUS = (0.03, 0.1, 1.0)
+SOFT_RMS = (0.1, 0.3)  # thresholds in units of A's rms eigenvalue
+EQUAL = "equal operators: the Lanczos coefficients agree to rounding"
+AGREE = 1e-12  # of the largest coefficient: rounding of float64 recurrences
 MIN_STEPS = 2
 
 
@@ -154,6 +178,11 @@ def differences(
             "trace": lambda place, r: trace(sums[place], r),
         }.items()
     }
+    quantities["mean_magnitude"] = pair.magnitude
+    for tau in sorted({*SOFT_TAUS, *thresholds}):
+        quantities |= pair.soft(f"{tau:g}", tau, 1)
+    for factor in SOFT_RMS:
+        quantities |= pair.soft(f"rms_{factor:g}", pair.rung(factor), RUNGS)
     quantities["wasserstein"] = pair.distance
     quantities["negative_mass"] = pair.negative
     quantities[RESOLVED] = pair.resolved_mass
@@ -168,12 +197,30 @@ def differences(
     return [make() for name, make in quantities.items() if names is None or name in names]
 
 
+def equal_operators(a: Measure, b: Measure) -> bool:
+    """Whether the runs of two measures agree to rounding at every step that both have."""
+    if [len(row) for row in a.runs] != [len(row) for row in b.runs]:
+        return False
+    for mine, other in zip(a.runs, b.runs, strict=True):
+        for x, y in zip(mine, other, strict=True):
+            m = min(x.alphas.size, y.alphas.size)
+            scale = max(float(np.abs(x.alphas[:m]).max()), float(x.betas[:m].max()))
+            change = max(
+                float(np.abs(x.alphas[:m] - y.alphas[:m]).max()),
+                float(np.abs(x.betas[:m] - y.betas[:m]).max()),
+            )
+            if m < MIN_STEPS or change > AGREE * scale:
+                return False
+    return a.masked_fraction == b.masked_fraction
+
+
 class _Pair:
     """Two measures of the same batches, a scope and a risk."""
 
     def __init__(self, a: Measure, b: Measure, scope: str, risk: float) -> None:
         self.both, self.scope, self.risk = (a, b), scope, risk
         self.sums = (Sums(a), Sums(b))
+        self.equal = equal_operators(a, b)
         self.edges = [
             (-np.array(outer_bounds(m, -1, edge_risk(risk))),
              np.array(outer_bounds(m, 1, edge_risk(risk))))
@@ -219,6 +266,8 @@ class _Pair:
         lower, upper = max(lower, limits[0]), min(upper, limits[1])
         value = min(max(second.value - first.value, lower), upper)
         note = "" if first.paired else "each record's own interval: pairing does not narrow it"
+        if self.equal:
+            value, lower, upper, parts, note = 0.0, 0.0, 0.0, {}, EQUAL
         return Difference(
             name, a, b, value, lower, upper, self.scope, 1 - self.risk, parts, tau, note
         )
@@ -235,6 +284,37 @@ class _Pair:
             return masses(self.both[place], *ends, risk, zeros=zeros)[0]
 
         return self.difference(name, read, **facts)
+
+    def soft(self, name: str, tau: float, events: int) -> dict[str, Callable[[], Difference]]:
+        """Return the comparisons of the soft share at `tau`, of all and of unmasked coordinates."""
+        found: dict[str, Callable[[], Difference]] = {
+            f"soft_{name}": partial(self._soft, f"soft_{name}", tau, events, False)
+        }
+        if any(measure.masked_fraction > 0 for measure in self.both):
+            name = f"soft_unmasked_{name}"
+            found[name] = partial(self._soft, name, tau, events, True)
+        return found
+
+    def _soft(self, name: str, tau: float, events: int, unmasked: bool) -> Difference:
+        def read(place: int, risk: float) -> Reading:
+            return soft_share(self.both[place], tau, risk, unmasked=unmasked)
+
+        return self.difference(name, read, tau=tau, events=events)
+
+    def rung(self, factor: float) -> float:
+        """Return the rung of the ladder nearest to `factor` times A's rms eigenvalue."""
+        share = self.both[0].dim_unmasked / self.both[0].dim
+        size = math.sqrt(share * float(self.sums[0].second.mean()))
+        wanted = max(factor * size, LADDER_OF_SOFT[0])
+        return min(LADDER_OF_SOFT, key=lambda tau: abs(math.log(tau / wanted)))
+
+    def magnitude(self) -> Difference:
+        """Compare the means of |λ|."""
+
+        def read(place: int, risk: float) -> Reading:
+            return mean_size(self.both[place], risk)
+
+        return self.difference("mean_magnitude", read)
 
     def negative(self) -> Difference:
         """Compare the masses below the larger −δ, strictly left of exact zeros."""
@@ -286,6 +366,10 @@ class _Pair:
             mean = self.difference("trace", lambda place, r: trace(self.sums[place], r), events=2)
             low = max(low, mean.lower / self.both[0].dim, -mean.upper / self.both[0].dim)
         value = min(max(node_distance(*self.both), low), high)
+        if self.equal:
+            return Difference(
+                "wasserstein", None, None, 0.0, 0.0, 0.0, self.scope, 1 - self.risk, note=EQUAL
+            )
         return Difference(
             "wasserstein", None, None, value, low, high, self.scope, 1 - self.risk, parts
         )

@@ -116,9 +116,7 @@ def _functional(
     require_spherical(measure, "a functional of the whole spectrum")
     check_confidence(confidence)
     check_scope(scope, measure.num_batches)
-    pairs = [[bounds(run, measure.delta) for run in row] for row in measure.runs]
-    low = np.array([np.mean([pair[0] for pair in row]) for row in pairs])
-    high = np.array([np.mean([pair[1] for pair in row]) for row in pairs])
+    low, high = mean_bounds(measure, bounds)
     share = 1 - measure.masked_fraction
     value = share * float((low + high).mean()) / 2
     if scope == "population":
@@ -147,6 +145,14 @@ def _functional(
         value, stderr, share * top * float(ends[0][0]), share * top * float(ends[1][0]),
         scope, confidence,
     )  # fmt: skip
+
+
+def mean_bounds(measure: Measure, bounds: Bounds) -> tuple[Floats, Floats]:
+    """Return the mean bounds over the probes of each batch, two (B,), unmasked block."""
+    pairs = [[bounds(run, measure.delta) for run in row] for row in measure.runs]
+    low = np.array([np.mean([pair[0] for pair in row]) for row in pairs])
+    high = np.array([np.mean([pair[1] for pair in row]) for row in pairs])
+    return low, high
 
 
 def _scale(run: Run) -> float:

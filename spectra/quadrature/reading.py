@@ -18,6 +18,7 @@ from functools import partial
 
 import numpy as np
 
+from spectra.quadrature.concentration import share_interval
 from spectra.quadrature.estimates import (
     Estimate,
     batch_means,
@@ -28,9 +29,11 @@ from spectra.quadrature.estimates import (
 from spectra.quadrature.extremes import outer_bounds
 from spectra.quadrature.gauss import Floats
 from spectra.quadrature.gauss import moment as run_moment
+from spectra.quadrature.logarithmic import magnitude_bounds, mean_bounds, mean_magnitude
 from spectra.quadrature.mass import effective_runs, with_zeros
 from spectra.quadrature.measure import Measure, Run
 from spectra.quadrature.outliers import corrected_weights
+from spectra.quadrature.soft import DEFAULT_ORDER, soft_bounds
 from spectra.quadrature.stieltjes import sharp_bounds
 
 FAR = 100.0  # in units of the largest coefficient; Ritz values are within 3
@@ -219,3 +222,36 @@ def masses(measure: Measure, a: Floats, b: Floats, risk: float, *, zeros: bool) 
         middle = float(L.mean() + U.mean()) / 2
         found.append(Reading(middle, L, U, (h, h), limits=limits))
     return found
+
+
+def soft_share(measure: Measure, tau: float, risk: float, *, unmasked: bool = False) -> Reading:
+    """Return the soft share of order 2 at `tau`, of all coordinates or of the unmasked ones."""
+    low, high = (end[:, 0] for end in soft_bounds(measure, np.array([tau]), DEFAULT_ORDER))
+    f = 0.0 if unmasked else measure.masked_fraction
+    zeros = measure.proven_zeros
+    lower, upper = share_interval(
+        np.array([low.mean()]),
+        np.array([high.mean()]),
+        measure.dim_unmasked,
+        effective_runs(measure),
+        1 - risk,
+    )
+    random = float(low.mean() - lower[0]), float(upper[0] - high.mean())
+    low, high = np.maximum(low, zeros), np.maximum(high, zeros)
+    product = (1 - f) * DEFAULT_ORDER * measure.delta / tau
+    limits = f + (1 - f) * float(zeros.mean()), 1.0
+    ends = f + (1 - f) * low, f + (1 - f) * high
+    middle = float(ends[0].mean() + ends[1].mean()) / 2
+    added = (1 - f) * random[0], (1 - f) * random[1]
+    return Reading(middle, *ends, added, min(product, 1.0), limits=limits)
+
+
+def mean_size(measure: Measure, risk: float) -> Reading:
+    """Return the mean of |λ|."""
+    share = measure.dim_unmasked / measure.dim
+    low, high = mean_bounds(measure, magnitude_bounds)
+    whole = mean_magnitude(measure, confidence=1 - risk)
+    ends = share * low, share * high
+    random = max(float(ends[0].mean()) - whole.lower, 0.0), whole.upper - float(ends[1].mean())
+    middle = float(ends[0].mean() + ends[1].mean()) / 2
+    return Reading(middle, *ends, random, min(measure.delta, middle), limits=(0.0, math.inf))

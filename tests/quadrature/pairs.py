@@ -14,6 +14,7 @@ import torch
 
 from spectra.linalg import Lanczos, SymmetricOperator, probe
 from spectra.quadrature import Measure, Run
+from spectra.quadrature.windows import window
 from tests.quadrature.prescribed import KINDS, eigenvalues
 
 STRENGTHS = (0.0, 0.1, 0.5, -0.6)
@@ -88,12 +89,17 @@ def value(found: list[Turned], name: str, tau: float | None, masked: int = 0) ->
     lam = [np.append(one.lam, np.zeros(masked)) for one in found]
     every, n = np.concatenate(lam), lam[0].size
     size = np.abs(every)
+    if name.startswith("soft_unmasked"):
+        return float(np.mean(window(np.concatenate([one.lam for one in found]), tau, 2)))
+    if name.startswith("soft"):
+        return float(np.mean(window(every, tau, 2)))
     if name.startswith("near_zero"):
         return float(np.mean(size <= tau))
     if name.startswith("abs_quantile"):
         return float(np.quantile(size, float(name.rsplit("_", 1)[1]), method="inverted_cdf"))
     return {
         "rms_eigenvalue": lambda: np.sqrt(np.mean(every**2)),
+        "mean_magnitude": lambda: size.mean(),
         "trace": lambda: n * every.mean(),
         "lambda_max": lambda: np.mean([one.max() for one in lam]),
         "lambda_min": lambda: np.mean([one.min() for one in lam]),

@@ -20,7 +20,7 @@ from tests.quadrature.prescribed import KINDS, eigenvalues
 
 N, STEPS = 8000, 20
 TAUS = (0.2, 1.0)
-QUANTITIES = 14
+QUANTITIES = 21
 
 
 class Record:
