@@ -58,7 +58,10 @@ def _row(row: Mapping[str, Any], parts: list[str]) -> list[str]:
 
 
 def _name(row: Mapping[str, Any]) -> str:
-    return f"mass |λ| ≤ {row['tau']:g}" if known(row.get("tau")) else "mass λ < 0"
+    if not known(row.get("tau")):
+        return "mass λ < 0"
+    soft = row.get("name") == "soft_share"
+    return f"share near zero, τ = {row['tau']:g}" if soft else f"mass |λ| ≤ {row['tau']:g}"
 
 
 def _why(found: Mapping[str, Any], asked: Mapping[str, Any]) -> str:

@@ -1,9 +1,11 @@
 """Many records as one tidy table: a row a run, plain dtypes, `_se`, `_lower`, `_upper` columns.
 
 A row holds the scalar summary only; its `path` leads back to the quadrature (`spectrum(row)`), from
-which figures are drawn. An estimate `x` occupies the columns `x`, `x_se`, `x_lower`, `x_upper`, all
-of the scope asked for; near-zero masses also have `_node_sum`, the plain sum of node weights that
-other tools report and whose error is not known.
+which figures are drawn. Soft shares of order 2 have the columns `soft_0.1` and so on, and
+`resolved_tau` is the smallest threshold of the ladder that the record knows. An estimate `x` has
+the columns `x`, `x_se`, `x_lower`, `x_upper`, all of the scope asked for; masses with sharp edges
+also have `_node_sum`, the plain sum of node weights that other tools report and whose error is not
+known.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from analysis.studies import RecordWarning as RecordWarning
 from analysis.studies import searched
 from spectra import quadrature, record
 from spectra.errors import RecordError, SpectraError, UsageError, printable
+from spectra.quadrature.soft import DEFAULT_ORDER
 from spectra.record.files import ARRAYS, METADATA
 from spectra.record.spectrum import Spectrum
 
@@ -142,9 +145,13 @@ def natural(text: str) -> list[tuple[int, int, str]]:
 def summary_of(found: Spectrum) -> dict[str, Any]:
     """Return the record's summary, computed if an interrupted run left none."""
     summary = section(found.metadata, "summary")
-    if summary or is_reference(found.metadata) or not found.finished:
+    if is_reference(found.metadata) or not found.finished:
         return summary
-    return quadrature.summarize(found.measure)
+    if not summary:
+        return quadrature.summarize(found.measure)
+    if "soft" not in summary and found.measure.spherical:  # a record of before
+        return summary | quadrature.soft_summary(found.measure)
+    return summary
 
 
 def _row(found: Spectrum, place: Path, name: str, scope: str) -> dict[str, Any]:
@@ -202,6 +209,14 @@ def _row(found: Spectrum, place: Path, name: str, scope: str) -> dict[str, Any]:
     row |= _derived(summary, meta.get("dim"), scope)
     for entry in summary.get("near_zero") or []:
         row |= _near_zero(entry, scope)
+    for entry in summary.get("soft") or []:
+        order = "" if entry.get("order") == DEFAULT_ORDER else f"order{entry.get('order')}_"
+        row |= _columns(f"soft_{order}{entry['tau']:g}", _pick(entry, scope))
+    known_from = section(summary, "resolution")
+    row["resolved_tau"], row["resolved_order"] = known_from.get("tau"), known_from.get("order")
+    dimension = section(summary, "effective_dimension")
+    row |= _columns("effective_dimension", _pick(dimension, scope))
+    row["effective_dimension_tau"] = dimension.get("tau")
     row |= {f"reference_{key}": value for key, value in section(meta, "reference").items()}
     row["seconds"], row["hvps"] = cost.get("seconds"), cost.get("hvps")
     row["peak_bytes"] = cost.get("peak_bytes")

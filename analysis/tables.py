@@ -8,6 +8,7 @@ reference procedure have node sums without an error; their numbers are marked an
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,11 @@ DASH = "–"
 BELOW = "below δ"
 LONGEST = 200  # characters of a cell
 SIGNIFICANT = 5  # digits of an end of an interval
+TELLING = 0.2  # widest interval of a share that is printed
+NEARLY_ALL = 0.999  # shares beyond it are not worth a column
 SIGN = str.maketrans("-", "−")
 REFERENCE_NOTE = f"ref: {WINQ_LABEL}; mean ± std over batches of node sums, whose error is unknown"
+SOFT_NOTE = "share τ: each eigenvalue counts 1/(1 + (λ/τ)⁴); resolved τ: known from there to 0.05"
 ZERO_NOTE = "structural: lower bound on the exact zeros that few tokens force; δ: product error"
 
 
@@ -32,14 +36,16 @@ def table(
     *,
     taus: Iterable[float] | None = None,
     relative: bool = False,
+    sharp: bool = False,
     by: Iterable[str] = (),
 ) -> pd.DataFrame:
     """Return a compact table of text, a row a run, of what `analysis.load` returned.
 
     Args:
         runs: Rows of `analysis.load`.
-        taus: Absolute thresholds of the near-zero masses; default all that are recorded.
-        relative: Whether to add the thresholds relative to the spectral radius.
+        taus: Absolute thresholds of the shares near zero; default those that some run knows.
+        sharp: Whether to give the shares with sharp edges in place of the soft ones.
+        relative: With `sharp`, whether to add the thresholds relative to the spectral radius.
         by: Further columns of `runs` to show, in front.
     """
     columns: dict[str, list[str]] = {"run": [text(name) for name in runs["name"]]}
@@ -56,11 +62,7 @@ def table(
     columns["loss"] = [plus_minus(row.get("loss"), row.get("loss_se")) for row in rows]
     for end, name in (("λmin", "lambda_min"), ("λmax", "lambda_max")):
         columns[end] = [_extreme(row, name) for row in rows]
-    columns["negative"] = [_share(row, "negative_mass") for row in rows]
-    for name in mass_columns(runs, taus, relative=relative):
-        heading = name.removeprefix("near_zero_")
-        heading = f"≤{heading.removeprefix('rel_')}ρ" if "rel_" in heading else f"≤{heading}"
-        columns[f"|λ|{heading}"] = [_near_zero(row, name) for row in rows]
+    columns |= _sharp_columns(runs, rows, taus, relative) if sharp else _soft_columns(runs, taus)
     columns["masked"] = [percent(row.get("masked_fraction")) for row in rows]
     columns["structural"] = [
         f"≥{percent(row['structural_zero_fraction'])}"
@@ -70,6 +72,59 @@ def table(
     ]
     columns["δ"] = [text(row.get("product_error")) for row in rows]
     return pd.DataFrame(columns, index=runs.index)
+
+
+def _sharp_columns(
+    runs: pd.DataFrame, rows: list[Any], taus: Iterable[float] | None, relative: bool
+) -> dict[str, list[str]]:
+    columns = {"negative": [_share(row, "negative_mass") for row in rows]}
+    for name in mass_columns(runs, taus, relative=relative):
+        heading = name.removeprefix("near_zero_")
+        heading = f"≤{heading.removeprefix('rel_')}ρ" if "rel_" in heading else f"≤{heading}"
+        columns[f"|λ|{heading}"] = [_near_zero(row, name) for row in rows]
+    return columns
+
+
+def soft_columns(runs: pd.DataFrame) -> list[str]:
+    """Return the names of the columns of soft shares of order 2, thresholds ascending."""
+    names = [c for c in runs.columns if re.fullmatch(r"soft_[\d.]+(e[+-]\d+)?", c)]
+    return sorted(names, key=_threshold)
+
+
+def _soft_columns(runs: pd.DataFrame, taus: Iterable[float] | None) -> dict[str, list[str]]:
+    """Return the soft shares at the thresholds asked for, or where some run knows them.
+
+    An interval that says next to nothing gives way to the threshold from which the run knows more.
+    """
+    names = soft_columns(runs)
+    if taus is not None:
+        names = [name for name in names if _threshold(name) in set(taus)]
+    rows: list[Any] = runs.to_dict("records")
+    columns: dict[str, list[str]] = {}
+    for name in names:
+        informative = any(_is_narrow(row, name) and not _is_all(row, name) for row in rows)
+        if taus is not None or informative:
+            heading = f"share τ={name.removeprefix('soft_')}"
+            columns[heading] = [_soft_cell(row, name) for row in rows]
+    columns["resolved τ"] = [text(row.get("resolved_tau")) for row in rows]
+    return columns
+
+
+def _is_narrow(row: Mapping[str, Any], name: str) -> bool:
+    low, high = row.get(f"{name}_lower"), row.get(f"{name}_upper")
+    return known(low) and known(high) and float(str(high)) - float(str(low)) <= TELLING
+
+
+def _is_all(row: Mapping[str, Any], name: str) -> bool:
+    return known(row.get(f"{name}_lower")) and float(row[f"{name}_lower"]) > NEARLY_ALL
+
+
+def _soft_cell(row: Mapping[str, Any], name: str) -> str:
+    if row.get("protocol") == "winq" or not known(row.get(f"{name}_lower")):
+        return DASH
+    if _is_narrow(row, name):
+        return share_interval(row[f"{name}_lower"], row[f"{name}_upper"])
+    return f"from τ={text(row['resolved_tau'])}" if known(row.get("resolved_tau")) else "more steps"
 
 
 def table_text(runs: pd.DataFrame, **options: Any) -> str:
@@ -101,7 +156,8 @@ def table_text(runs: pd.DataFrame, **options: Any) -> str:
     lines += aligned([list(shown.columns), *shown.to_numpy().tolist()])
     scopes = set(runs["scope"].dropna()) if "scope" in runs else set()
     words = "these batches" if scopes <= {"batches"} else "the population over data"
-    lines.append(f"[a, b]: 95 % interval, {words}; {ZERO_NOTE}")
+    soft = "" if options.get("sharp") else f"{SOFT_NOTE}; "
+    lines.append(f"[a, b]: 95 % interval, {words}; {soft}{ZERO_NOTE}")
     if not runs["complete"].all():
         lines.append(f"unfinished: {', '.join(runs.loc[~runs['complete'], 'name'])}")
     if (runs["protocol"] == "winq").any():

@@ -26,6 +26,7 @@ _HOME = {
     "hessian": "spectra.curvature",
     "ggn": "spectra.curvature",
     "slq": "spectra.estimation",
+    "exact": "spectra.estimation.engine",
     "estimate": "spectra.estimation",
     "SpectraError": "spectra.errors",
     "NumericalWarning": "spectra.errors",

@@ -14,7 +14,7 @@ steps, not on what the records show.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -90,7 +90,10 @@ def near_zero_pairs(
     """
     found = []
     for threshold in THRESHOLDS:
-        for part, where in _parts((f for pair in pairs.values() for f in pair), unmasked):
+        masked = any(
+            fact.spectrum.measure.masked_fraction > 0 for pair in pairs.values() for fact in pair
+        )
+        for part, where in _parts(masked and unmasked):
             kept, left = _resolved(pairs, threshold)
             found.append(
                 compared(
@@ -109,7 +112,8 @@ def more_than_paper(ends: dict[int, Fact], bits: float, notes: tuple[str, ...]) 
     """Return the claims that more than 40 % of the eigenvalues lie near zero, by threshold."""
     found = []
     for threshold in THRESHOLDS:
-        for part, where in _parts(ends.values(), True):
+        masked = any(masked_share(fact.spectrum.metadata) > 0 for fact in ends.values())
+        for part, where in _parts(masked):
             kept, left = _resolved({seed: (fact, fact) for seed, fact in ends.items()}, threshold)
             found.append(
                 on_spectra(
@@ -131,10 +135,9 @@ def more_than_paper(ends: dict[int, Fact], bits: float, notes: tuple[str, ...]) 
     return found
 
 
-def _parts(facts: Iterable[Fact], unmasked: bool) -> list[tuple[str, str]]:
-    """Return ("", "") and, where coordinates are masked, the same of the others."""
-    masked = any(masked_share(fact.spectrum.metadata) > 0 for fact in facts)
-    return [("", ""), *([("unmasked_", "; unmasked coordinates")] if masked and unmasked else [])]
+def _parts(masked: bool) -> list[tuple[str, str]]:
+    """Return the part of a name and words for all coordinates, and for the unmasked ones."""
+    return [("", ""), *([("unmasked_", "; unmasked coordinates")] if masked else [])]
 
 
 def _resolved(pairs: Pairs, threshold: Threshold) -> tuple[Pairs, list[str]]:

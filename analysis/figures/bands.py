@@ -1,8 +1,11 @@
-"""What is bounded: the distribution function and the mass near zero, each as a band.
+"""What is bounded: the distribution function and the share near zero, each as a band.
 
-The shaded band holds the whole true curve with the stated confidence (probe term for all points at
-once, resolution bounds sharp, product error included). The dashed line is the plain sum of node
-weights that other tools report; where the band is wide it is not a measurement.
+A shaded band holds the whole true curve with the stated confidence (probe term for all points at
+once, resolution bounds, product error included). The share near zero is drawn with the soft edge
+first, since Lanczos knows it exponentially well, and grey where its band is too wide to tell
+anything. The share with a sharp edge stands faint behind it for a single record. The dashed line is
+the plain sum of node weights that other tools report; where the band is wide it is not a
+measurement.
 """
 
 from __future__ import annotations
@@ -24,7 +27,8 @@ from analysis.figures.axes import (
 )
 from analysis.labels import known, masked_share, section
 from analysis.style import BLACK, BROWN, GREY, VERMILION, axes_for, colours, figure_style
-from spectra.quadrature import Band, Measure, cdf_band, mass_band
+from analysis.tables import TELLING
+from spectra.quadrature import Band, Measure, SoftBand, cdf_band, mass_band, soft_band
 from spectra.record.spectrum import Spectrum
 
 CDF_POINTS = 400
@@ -74,7 +78,10 @@ def plot_mass_curve(
     scope: str = "batches",
     relative_axis: bool = False,
 ) -> Axes:
-    """Draw the share of eigenvalues with |λ| ≤ τ against τ with its band.
+    """Draw the share of eigenvalues near zero against the threshold τ with its band.
+
+    The soft share counts an eigenvalue with the weight 1/(1 + (λ/τ)⁴). For a single record the
+    share with a sharp edge is drawn faint behind it.
 
     Thresholds below the product error δ are shaded: no mass is reportable there. Exact zeros
     (masked, and the lower bound on structural ones) are horizontal lines under the curve.
@@ -89,12 +96,14 @@ def plot_mass_curve(
     found, values, labels = as_spectra(runs, hue)
     measures = [one.measure for one in found]
     taus = tau_grid(measures)
-    bands = [mass_band(measure, taus, scope=scope) for measure in measures]
+    bands = [soft_band(measure, taus, scope=scope) for measure in measures]
     with figure_style():
         ax = axes_for(ax, (7.0, 3.4))
         ax.set_xscale("log")
         ax.set_xlim(taus[0], taus[-1])
-        _draw(ax, bands, labels, colours(values, hue=hue))
+        if len(found) == 1:
+            _draw_sharp(ax, mass_band(measures[0], taus, scope=scope))
+        _draw_soft(ax, bands, labels, colours(values, hue=hue))
         if len(found) == 1:
             _zeros(ax, found[0])
         _blind(ax, found, float(taus[0]), float(taus[-1]))
@@ -103,7 +112,7 @@ def plot_mass_curve(
         ax.xaxis.set_major_locator(LogLocator(numticks=12))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: short_number(x)))
         ax.set_xlabel("threshold τ  (units of λ)")
-        ax.set_ylabel("share of eigenvalues with |λ| ≤ τ")
+        ax.set_ylabel("share of eigenvalues near zero")
         _unit(ax)
         if relative_axis and len(found) == 1:
             _relative(ax, measures[0])
@@ -139,6 +148,40 @@ def _draw(ax: Axes, bands: list[Band], labels: list[str], shades: list[Any]) -> 
         drawn = np.where(np.isnan(band.lower), np.nan, band.node_sum)
         shade = GREY if len(bands) == 1 else colour
         ax.plot(band.x, drawn, color=shade, lw=0.9, ls="--", zorder=3, label=sums)
+
+
+def _draw_soft(ax: Axes, bands: list[SoftBand], labels: list[str], shades: list[Any]) -> None:
+    """Draw soft shares: a coloured band where it tells something, a grey one where it does not."""
+    seen, vague = set(), False
+    for band, label, colour in zip(bands, labels, shades, strict=True):
+        held = f"{100 * band.confidence:g} % band, {_scope(band.scope)}"
+        head, _, more = label.partition("\n")
+        name = f"weight 1/(1 + (λ/τ)⁴): {held}" if len(bands) == 1 else f"{head}: {held}"
+        name += f"\n{more}" if more and len(bands) > 1 else ""
+        shown = None if (name, str(colour)) in seen else name
+        seen.add((name, str(colour)))
+        telling = band.upper - band.lower <= TELLING
+        ends = band.tau, band.lower, band.upper
+        ax.fill_between(
+            *ends, where=telling, color=colour, alpha=0.35, lw=0, label=shown, zorder=2.5
+        )
+        vague = vague or not telling.all()
+        ax.fill_between(*ends, where=~telling, color=GREY, alpha=0.16, lw=0, zorder=1.2)
+        for edge in (band.lower, band.upper):
+            ax.plot(band.tau, np.where(telling, edge, np.nan), color=colour, lw=0.9, zorder=3)
+    if vague:
+        ax.fill_between([], [], [], color=GREY, alpha=0.3, lw=0, label=f"wider than {TELLING:g}")
+
+
+def _draw_sharp(ax: Axes, band: Band) -> None:
+    """Draw the share with a sharp edge, faint, and the node sums that other tools report."""
+    for number, edge in enumerate((band.lower, band.upper)):
+        name = None if number else "sharp edge, |λ| ≤ τ: bounds"
+        ax.plot(band.x, edge, color=GREY, lw=0.7, ls="-", alpha=0.8, zorder=1.4, label=name)
+    drawn = np.where(np.isnan(band.lower), np.nan, band.node_sum)
+    ax.plot(
+        band.x, drawn, color=GREY, lw=0.8, ls="--", zorder=1.4, label="node sum (error not known)"
+    )
 
 
 def _scope(scope: str) -> str:

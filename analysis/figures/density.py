@@ -4,9 +4,10 @@ The density is per unit of λ also where the λ axis is logarithmic, so areas ca
 `kind="log_magnitude"` shows the density of log₁₀|λ|, whose areas can. On the symmetric-log axis the
 density is averaged over each of `BINS` equal steps of the axis, which keeps every mass and shows an
 isolated eigenvalue as wide as the axis can tell it apart. Heights are smoothed masses
-without an interval: what is bounded is the mass curve (analysis.figures.bands). The lower end of
-the y axis is one eigenvalue of n spread over the whole spectrum; less than that is only the tail of
-a kernel.
+without an interval. A single record has a proven histogram behind the curve: bins as wide as steps
+and probes must have them, each with an interval of its mean density (spectra.quadrature.histogram).
+The lower end of the y axis is one eigenvalue of n spread over the whole spectrum; less than that is
+only the tail of a kernel.
 
 How far a density is smoothed depends on the number of Lanczos steps: the same spectrum looks
 narrower to a longer run. So curves that are drawn together are each of the first m steps, m being
@@ -44,6 +45,7 @@ Floats = NDArray[np.float64]
 Kind = Literal["linear", "log_magnitude"]
 POINTS = 1200
 BINS = 280
+PROVEN_CELLS = 120
 DECADES = 12  # most decades of density shown
 CROWD = 2  # runs beyond which upright lines and strong shades would hide the curves
 
@@ -66,8 +68,8 @@ def plot_density(
         hue: Column (or metadata key) that gives colour and label, e.g. "step" or "w_bits".
         ax: Axes to draw on; default a new figure's.
         kind: "linear": density of λ; "log_magnitude": density of log₁₀|λ|.
-        band: Whether to shade the smallest to largest density over batches (over probes, if there
-            is one batch).
+        band: Whether to shade what is known: for a single record the proven histogram, for several
+            the smallest to largest density over batches (over probes, if there is one batch).
         marks: Whether to draw λmin (dashed), λmax (dotted) and a rug of isolated eigenvalues.
         linthresh: Half-width of the linear part of the λ axis; default the resolution at zero.
         steps: How many Lanczos steps of each run curves are of; default `equal_steps(runs)`.
@@ -102,7 +104,9 @@ def plot_density(
                 x, y, color=colour, label=None if (name, str(colour)) in seen else name, zorder=3
             )
             seen.add((name, str(colour)))
-            if band:
+            if band and len(found) == 1 and kind == "linear" and one.spherical:
+                words = _proven(ax, whole[place], limits, threshold, colour)
+            elif band:
                 alpha = 0.22 if len(found) <= CROWD else 0.1
                 words = _shade(ax, one, limits, threshold, colour, alpha) or words
             if marks:
@@ -163,6 +167,21 @@ def _magnitudes(measures: list[Measure]) -> tuple[float, float]:
     sizes = np.concatenate([np.abs(r.points[0]) for m in measures for row in m.runs for r in row])
     least = max(float(sizes[sizes > 0].min(initial=radius)), min(m.delta for m in measures))
     return float(np.log10(max(least, 1e-12 * radius))) - 0.5, float(np.log10(radius)) + 0.3
+
+
+def _proven(
+    ax: Axes, measure: Measure, limits: tuple[float, float], threshold: float, colour: Any
+) -> str:
+    """Draw the proven histogram: in each bin the density between its lower and its upper end."""
+    found = quadrature.resolved_histogram(measure, lambda_grid(limits, threshold, PROVEN_CELLS + 1))
+    low, high = found.density
+    tiny = float(high.max()) * 10.0 ** -(DECADES + 3)
+    for place, told in enumerate(found.told.tolist()):
+        ends = found.edges[place : place + 2]
+        shade = {"color": colour, "alpha": 0.25} if told else {"color": GREY, "alpha": 0.12}
+        heights = (max(low[place], tiny), max(high[place], tiny))
+        ax.fill_between(ends, *heights, lw=0.8, zorder=2, **shade)
+    return f"mean density in each bin, {100 * found.confidence:g} % (proven)"
 
 
 def _shade(

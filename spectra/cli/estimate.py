@@ -70,6 +70,10 @@ class Arguments(Request):
         default=None,
         metadata={"help": "layer, module: a record each of the transformer blocks or modules."},
     )
+    sharp: bool = field(
+        default=False,
+        metadata={"help": "Print shares with sharp edges and node sums as well (always recorded)."},
+    )
     figure: bool = field(default=True, metadata={"help": "Draw spectrum.png beside the record."})
 
 
@@ -81,7 +85,9 @@ def run(arguments: Sequence[str]) -> int:
         if not (asked.resume or asked.overwrite):
             refuse_occupied(found, parts=asked.per is not None)
     several = len(found) + len(failed) > 1 or asked.per is not None
-    sweep = _Sweep(arguments, base, asked.per, figure=asked.figure, several=several)
+    sweep = _Sweep(
+        arguments, base, asked.per, figure=asked.figure, several=several, sharp=asked.sharp
+    )
     for ckpt, error in failed.items():
         sweep.fail(ckpt, error)
     for number, job in enumerate(found, start=1):
@@ -118,9 +124,10 @@ class _Sweep:
         *,
         figure: bool,
         several: bool,
+        sharp: bool,
     ) -> None:
         self.arguments, self.base, self.per = arguments, base, per
-        self.figure, self.several = figure, several
+        self.figure, self.several, self.sharp = figure, several, sharp
         self.made, self.skipped = 0, 0
         self.data: str | None = None  # hash of the text of the first record
         self.failed: list[tuple[str, str]] = []
@@ -220,14 +227,14 @@ class _Sweep:
         if done and self.several:
             print(f"record  {output}")
         else:
-            _report(spectrum, output, figure=self.figure, brief=self.several)
+            _report(spectrum, output, figure=self.figure, brief=self.several, sharp=self.sharp)
 
 
-def _report(spectrum: Spectrum, output: Path, *, figure: bool, brief: bool) -> None:
+def _report(spectrum: Spectrum, output: Path, *, figure: bool, brief: bool, sharp: bool) -> None:
     import analysis
     from analysis.adaptive import adaptive_lines
 
-    for line in [*analysis.summary_lines(spectrum), *adaptive_lines(spectrum)]:
+    for line in [*analysis.summary_lines(spectrum, sharp=sharp), *adaptive_lines(spectrum)]:
         if brief and not line.strip():
             continue
         print(line)

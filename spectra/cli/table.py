@@ -9,7 +9,8 @@ from spectra.cli.arguments import parse
 from spectra.errors import UsageError
 
 DESCRIPTION = """\
-One row for each record found below the given directories. Near-zero masses are intervals."""
+One row for each record found below the given directories. Shares near zero have a smooth edge and
+are intervals; where the steps do not resolve one, the cell says from which threshold they do."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,9 @@ class Arguments:
 
     results: list[str] = field(
         default_factory=list, metadata={"help": "Directories that hold records."}
+    )
+    sharp: bool = field(
+        default=False, metadata={"help": "Shares with sharp edges in place of the soft ones."}
     )
     csv: str | None = field(
         default=None, metadata={"help": "Write every column to this file (- for stdout)."}
@@ -39,7 +43,7 @@ def run(arguments: Sequence[str]) -> int:
         write_csv(runs, asked.csv)
         print(asked.csv)
     else:
-        print(analysis.table_text(runs))
+        print(analysis.table_text(runs, sharp=asked.sharp))
     return 0
 
 

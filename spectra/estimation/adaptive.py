@@ -37,7 +37,7 @@ from spectra.estimation.progress import ProductBar
 from spectra.estimation.runner import Family, Runner
 from spectra.estimation.settings import SLQSettings
 from spectra.estimation.slicing import room_for_slices
-from spectra.estimation.target import Goal, Target
+from spectra.estimation.target import SOFT, Goal, Target
 from spectra.linalg import Lanczos, SymmetricOperator, VectorSpace
 from spectra.parallel import Group
 from spectra.quadrature.gauss import Floats
@@ -248,7 +248,13 @@ class AdaptiveRunner(Runner):
     ) -> None:
         reach = self.allowance.radius(lanczos.alphas[0], lanczos.betas[0])
         needs = [
-            predict_steps([(m, float(bands[g])) for m, bands in history], limit, reach, goal.tau)
+            predict_steps(
+                [(m, float(bands[g])) for m, bands in history],
+                limit,
+                reach,
+                goal.tau,
+                soft=goal.name == SOFT,
+            )
             for g, (goal, limit) in enumerate(zip(goals, allowed.tolist(), strict=True))
         ]
         worst = int(np.argmax(needs))

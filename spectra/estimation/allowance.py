@@ -68,11 +68,11 @@ class Allowance:
         goals = self.target.goals(delta, radius)
         if self.target.tau is not None or place == self.order[0]:
             return goals
-        near = [g for g in goals if g.name == "near_zero"]
+        near = [g for g in goals if g.tau is not None]
         low, high = self._bounds(self.order[0], near)
         reached = np.flatnonzero(high - low <= self._mean(place, near[-1]))
         finest = near[int(reached[0]) if reached.size else -1]
-        return [finest, *(g for g in goals if g.name != "near_zero")]
+        return [finest, *(g for g in goals if g.tau is None)]
 
     def bands(self, place: Place, goals: list[Goal]) -> Floats:
         """Return the band that the run at `place` may have for each goal, (G,); may be ≤ 0."""

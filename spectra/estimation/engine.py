@@ -11,9 +11,10 @@ from typing import Any, Literal
 from spectra import record
 from spectra.curvature.failures import told
 from spectra.curvature.family import Curvature
-from spectra.errors import InputWarning
+from spectra.errors import InputWarning, UsageError
 from spectra.estimation.adaptive import AdaptiveRunner, plan_beside_graph, vectors_kept
 from spectra.estimation.ending import finish
+from spectra.estimation.exact import ExactRunner, check_size
 from spectra.estimation.families import Members, One
 from spectra.estimation.halfway import Halfway, found_states, remove_states
 from spectra.estimation.memory import WORK_VECTORS, MemoryPlan
@@ -32,7 +33,7 @@ from spectra.estimation.sharing import (
 )
 from spectra.estimation.slicing import arrange, planned
 from spectra.estimation.store import GrowingStore, ProbeStore
-from spectra.estimation.target import Target, as_target
+from spectra.estimation.target import Edge, Target, as_target
 from spectra.linalg import SymmetricOperator
 from spectra.parallel import Group
 from spectra.parallel.launched import Place
@@ -49,6 +50,7 @@ def slq(
     tol: float | None = None,
     tau: str | float | Sequence[float] | None = None,
     negative_mass: bool = False,
+    edge: Edge = "soft",
     scope: Literal["batches", "population"] = "batches",
     max_hvps: int | None = None,
     seed: int = 0,
@@ -69,6 +71,7 @@ def slq(
         tol: Half the width that the whole interval of each asked mass may have.
         tau: Thresholds: the masses of |λ| ≤ τ are asked; "auto" for the finest reachable.
         negative_mass: Whether the mass of negative eigenvalues is asked as well.
+        edge: With `tol`: "soft" for shares with the weight 1/(1 + (λ/τ)⁴), "sharp" for |λ| ≤ τ.
         scope: Of the asked intervals, "batches" or "population".
         max_hvps: Products that may be spent (1,200).
         seed: Of the probes.
@@ -84,6 +87,7 @@ def slq(
         tol,
         tau=tau,
         negative_mass=negative_mass,
+        edge=edge,
         scope=scope,
         max_hvps=max_hvps,
         num_probes=num_probes,
@@ -133,6 +137,8 @@ def run(
     refuse_adaptive(target, ranks)
     family: Family = Members(operator) if isinstance(operator, Curvature) else One(operator)
     settings = _probe_space(operator, settings)
+    if settings.exact:
+        settings = _exact(settings, operator, target, ranks, slices)
     room = operator.dim
     if settings.probe_space == "unmasked":
         room = getattr(operator, "dim_unmasked", room)
@@ -170,13 +176,15 @@ def run(
         "description": description,
         "slices": slices,
     }
-    if ranks.size > 1:
-        runner: Runner = SharingRunner(family, settings, plan, store, **options).join(ranks, output)
+    if settings.exact:
+        runner: Runner = ExactRunner(family, settings, plan, store, **options)
+    elif ranks.size > 1:
+        runner = SharingRunner(family, settings, plan, store, **options).join(ranks, output)
     elif target is None:
         runner = Runner(family, settings, plan, store, **options)
     else:
         runner = AdaptiveRunner(family, settings, plan, store, **options).pursue(target, earlier)
-    if output is not None and slices is None:
+    if output is not None and slices is None and not settings.exact:
         runner.halfway = _halfway(runner, sections, output, save_state_every)
     with told(f"the spectrum of {operator.dim:,} parameters"):
         runner.run()
@@ -190,6 +198,55 @@ def run(
         remove_shares(output)
         remove_states(output)
     return store.snapshot()
+
+
+def exact(
+    operator: SymmetricOperator | Curvature,
+    *,
+    seed: int = 0,
+    check: bool = True,
+    max_memory: int | None = None,
+    progress: bool = True,
+) -> Spectrum:
+    """Return every eigenvalue of an operator, for up to 20,000 coordinates.
+
+    Args:
+        operator: A symmetric operator, or a `Curvature` family: one spectrum an operator.
+        seed: Of the vectors that the checks are made with.
+        check: Whether to measure determinism, symmetry and the product error.
+        max_memory: Bytes the dense matrix may take; None for 70 % of what is free.
+        progress: Whether to show a bar.
+
+    Returns:
+        A spectrum of the same kind as that of `slq`, whose numbers have no resolution error and no
+        probe error; its `alphas` are the eigenvalues, ascending.
+
+    Raises:
+        UsageError: If there are more coordinates, or they do not fit the memory.
+    """
+    settings = SLQSettings(exact=True, seed=seed, check=check, max_memory=max_memory)
+    return run(operator, settings, progress=progress)
+
+
+def _exact(
+    settings: SLQSettings,
+    operator: SymmetricOperator | Curvature,
+    target: Target | None,
+    ranks: Group,
+    slices: Group | None,
+) -> SLQSettings:
+    """Return the settings of an exact spectrum: as many steps as coordinates, and no basis."""
+    if target is not None:
+        raise UsageError(
+            "exact and tol contradict each other: nothing is left to reach; leave tol out."
+        )
+    if ranks.size > 1 or slices is not None:
+        raise UsageError("exact works in one process; start it without torchrun.")
+    room = int(getattr(operator, "dim_unmasked", operator.dim))
+    check_size(room, settings.max_memory)
+    return settings.with_changes(
+        lanczos_steps=max(room, 1), num_probes=1, basis="none", block_size=1, probe_kind="sphere"
+    )
 
 
 def _is_done(

@@ -21,12 +21,13 @@ import numpy as np
 
 from spectra.errors import UsageError
 from spectra.estimation.planner import allowed_band, run_bands
-from spectra.estimation.target import Goal, Target
-from spectra.quadrature import Estimate, Measure, mass
+from spectra.estimation.target import SHARP, SOFT, Goal, Target
+from spectra.quadrature import Estimate, Measure, mass, soft_mass
 from spectra.quadrature.estimates import MIN_POPULATION, probe_halfwidth, student_halfwidth
 from spectra.quadrature.gauss import Floats
 from spectra.quadrature.mass import effective_runs
-from spectra.quadrature.steps import sharp_steps
+from spectra.quadrature.soft import DEFAULT_ORDER
+from spectra.quadrature.steps import sharp_steps, soft_steps
 from spectra.record import Spectrum
 
 
@@ -53,24 +54,20 @@ def _asked(measure: Measure, target: Target) -> list[Goal]:
     goals = target.goals(measure.delta, max(abs(end) for end in measure.span))
     if target.tau is not None:
         return goals
-    ladder = [g for g in goals if g.name == "near_zero"]
+    ladder = [g for g in goals if g.tau is not None]
     for goal in ladder:
         resolution, _ = _parts(measure, target, goal)
         if resolution <= 2 * target.tol >= _estimate(measure, target, goal).width:
             ladder = [goal]
             break
-    return ladder[-1:] + [g for g in goals if g.name == "negative_mass"]
+    return ladder[-1:] + [g for g in goals if g.tau is None]
 
 
 def _estimate(measure: Measure, target: Target, goal: Goal, scope: str | None = None) -> Estimate:
-    return mass(
-        measure,
-        goal.a,
-        goal.b,
-        closed=goal.name == "near_zero",
-        scope=scope or target.scope,
-        confidence=target.confidence,
-    )
+    where: Any = {"scope": scope or target.scope, "confidence": target.confidence}
+    if goal.name == SOFT and goal.tau is not None:
+        return soft_mass(measure, goal.tau, **where)
+    return mass(measure, goal.a, goal.b, closed=goal.name == SHARP, **where)
 
 
 def _bounds(measure: Measure, goal: Goal) -> tuple[Floats, Floats]:
@@ -121,7 +118,10 @@ def _needed(
     needed: dict[str, Any] = {}
     limit = allowed_band(target, measure.dim_unmasked, effective_runs(measure), share)
     if limit > 0 and resolution > share * limit:
-        steps = sharp_steps(measure, goal.a, goal.b, limit)
+        if goal.name == SOFT and goal.tau is not None:
+            steps = soft_steps(measure, goal.tau, DEFAULT_ORDER, limit)
+        else:
+            steps = sharp_steps(measure, goal.a, goal.b, limit)
         if steps is not None:
             needed["products_needed"] = steps * measure.num_runs
     elif target.scope == "batches" and random >= 2 * target.tol:  # half of the width for probes
@@ -152,16 +152,19 @@ def _reason(measure: Measure, target: Target, told: list[dict[str, Any]], spent:
 
 
 def list_asked(spectrum: Spectrum, target: Target, metadata: dict[str, Any]) -> None:
-    """Add the asked thresholds to the near-zero masses of a record's summary, in place."""
-    rows, measure = metadata["summary"]["near_zero"], spectrum.measure
+    """Add the asked thresholds to the shares near zero of a record's summary, in place."""
+    measure = spectrum.measure
     for told in metadata["adaptive"]["functionals"]:
-        tau = told["tau"]
-        known = any(row["tau"] == tau and row["relative_tau"] is None for row in rows)
+        tau, soft = told["tau"], told["name"] == SOFT
+        own = {"order": DEFAULT_ORDER} if soft else {"relative_tau": None}
+        rows = metadata["summary"]["soft" if soft else "near_zero"]
+        known = any(row["tau"] == tau and own.items() <= row.items() for row in rows)
         if tau is None or known or "width" not in told:
             continue
-        row: dict[str, Any] = {"tau": tau, "relative_tau": None, "population": None}
+        row: dict[str, Any] = {"tau": tau, **own, "population": None}
         for scope in ("batches", "population"):
             if scope == "batches" or measure.num_batches >= MIN_POPULATION:
                 goal = Goal(told["name"], -tau, tau, tau)
                 row[scope] = dataclasses.asdict(_estimate(measure, target, goal, scope))
         rows.append(row)
+        rows.sort(key=lambda entry: entry["tau"] if soft else 0)  # sharp ones keep their order

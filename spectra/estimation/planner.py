@@ -42,10 +42,12 @@ import numpy as np
 
 from spectra.errors import UsageError
 from spectra.estimation.settings import SLQSettings
-from spectra.estimation.target import Goal, Target
+from spectra.estimation.target import SOFT, Goal, Target
 from spectra.quadrature.estimates import MIN_POPULATION, probe_halfwidth
 from spectra.quadrature.gauss import Floats
+from spectra.quadrature.soft import DEFAULT_ORDER
 from spectra.quadrature.stieltjes import sharp_bounds
+from spectra.quadrature.windows import window_bounds
 
 PILOT = 16  # steps before the band is looked at first
 BAND_SHARE = 1 / 3  # of the width, for resolution, where batches are the price of the rest
@@ -115,7 +117,7 @@ def planned_probes(target: Target, dim: int, batches: int, share: float) -> int:
     return max(1, min(wanted, target.max_hvps // (PILOT * batches)))
 
 
-def allowed_band(target: Target, dim: int, runs: int, share: float, spread: float = 0.0) -> float:
+def allowed_band(target: Target, dim: int, runs: float, share: float, spread: float = 0.0) -> float:
     """Return the mean band U − L that resolution may take, on the unmasked block; may be ≤ 0.
 
     Args:
@@ -142,6 +144,23 @@ def run_bands(
         goals: The masses.
         delta: Absolute error of one product.
     """
+    low, high = np.zeros(len(goals)), np.ones(len(goals))
+    soft = np.array([g.name == SOFT for g in goals], dtype=bool)
+    if soft.any():
+        taus = np.array([g.tau for g in goals if g.name == SOFT])
+        moved = DEFAULT_ORDER * delta / taus
+        seen = window_bounds(alphas, betas, taus, DEFAULT_ORDER)
+        low[soft] = np.maximum(seen[0] - moved, 0.0)
+        high[soft] = np.minimum(seen[1] + moved, 1.0)
+    if not soft.all():
+        sharp = [goal for goal in goals if goal.name != SOFT]
+        low[~soft], high[~soft] = _sharp_bands(alphas, betas, sharp, delta)
+    return low, high
+
+
+def _sharp_bands(
+    alphas: Floats, betas: Floats, goals: Sequence[Goal], delta: float
+) -> tuple[Floats, Floats]:
     ends = np.array([[g.a - delta, g.a + delta, g.b - delta, g.b + delta] for g in goals])
     finite = np.isfinite(ends)
     L, U = np.zeros_like(ends), np.zeros_like(ends)  # at −∞, where masses may begin
@@ -150,7 +169,12 @@ def run_bands(
 
 
 def predict_steps(
-    history: Sequence[tuple[int, float]], target: float, radius: float, tau: float | None
+    history: Sequence[tuple[int, float]],
+    target: float,
+    radius: float,
+    tau: float | None,
+    *,
+    soft: bool = False,
 ) -> float:
     """Return about how many steps a run will need until its band is as narrow as `target`.
 
@@ -163,9 +187,12 @@ def predict_steps(
         target: The band wanted.
         radius: Spectral radius ρ, or a bound of it.
         tau: Threshold of the mass, None where it has none.
+        soft: Whether its edge is soft: then the band falls exponentially.
     """
     if target <= 0:
         return math.inf
+    if soft:
+        return _predict_soft(history, target)
     steps, band = history[-1]
     if band <= target:
         return float(steps)
@@ -175,3 +202,15 @@ def predict_steps(
         slope = math.log(before[-1][1] / band) / math.log(steps / before[-1][0])
     continued = float(steps * (band / target) ** (1 / min(max(slope, 1.0), 2.0)))
     return max(continued, math.pi * radius / tau) if band > 0.5 and tau else continued
+
+
+def _predict_soft(history: Sequence[tuple[int, float]], target: float) -> float:
+    """Carry on the exponential fall of the band from half the steps to all of them."""
+    steps, band = history[-1]
+    if band <= target:
+        return float(steps)
+    before = [pair for pair in history if pair[0] <= steps / 2]
+    if not before or before[-1][1] <= band:
+        return math.inf
+    rate = math.log(before[-1][1] / band) / (steps - before[-1][0])
+    return steps + math.log(band / target) / rate

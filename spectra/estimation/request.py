@@ -81,18 +81,23 @@ class Request:
     )
     seq_len: int | None = _option(None, "Tokens in a block (512, or what the model was built for).")
     batch_size: int | None = _option(None, "Blocks in a batch (1).")
-    num_batches: int | None = _option(None, "Batches (10).")
+    num_batches: int | None = _option(None, "Batches (5).")
     num_probes: int | None = _option(None, "Probes on each operator (1).")
-    lanczos_steps: int | None = _option(None, "Products with each probe (100): the resolution.")
+    lanczos_steps: int | None = _option(None, "Products with each probe (200): the resolution.")
     tol: float | None = _option(
         None,
         "Adaptive: instead of a number of steps, extend the runs until the whole interval of every "
-        "asked mass is at most ±tol, as 0.02, or --max_hvps is spent.",
+        "asked share is at most ±tol, as 0.02, or --max_hvps is spent.",
     )
     tau: str | None = _option(
         None,
-        "With --tol: thresholds τ of the asked masses of |λ| ≤ τ, as 0.01,0.1; auto (the default) "
+        "With --tol: thresholds τ of the asked shares near zero, as 0.01,0.1; auto (the default) "
         "for the finest that the products resolve.",
+    )
+    edge: str = _option(
+        "soft",
+        "With --tol: soft, each eigenvalue counting 1/(1 + (λ/τ)⁴), or sharp, those of |λ| ≤ τ, "
+        "which takes many more products.",
     )
     negative_mass: bool = _option(False, "With --tol: ask for the mass of λ < 0 as well.")
     scope: str = _option(
@@ -101,6 +106,11 @@ class Request:
     )
     max_hvps: int | None = _option(
         None, "With --tol: products that may be spent on all batches together (1,200)."
+    )
+    exact: bool = _option(
+        False,
+        "Every eigenvalue in place of an estimate, for up to 20,000 selected parameters: the dense "
+        "matrix by products (float64 unless --dtype says otherwise).",
     )
     dtype: str | None = _option(
         None, "Precision of model and products: float32 (default), float64, bfloat16, float16."
@@ -156,8 +166,8 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
         "basis": "auto",
         "batch_size": 1,
         "num_probes": 1,
-        "lanczos_steps": 100,
-        "num_batches": 10,
+        "lanczos_steps": 200,
+        "num_batches": 5,
     },
     "winq": reference.SETTINGS,
 }
@@ -186,6 +196,9 @@ def resolve(request: Request) -> Request:
         raise UsageError(f"curvature={request.curvature!r} is not one of {', '.join(CURVATURES)}.")
     check_penalty(request.proximal or 0.0)
     preset = PROTOCOLS[request.protocol]
+    if request.exact:
+        check_exact(request)
+        preset = preset | {"dtype": "float64"}
     if request.tol is not None:
         if request.protocol != "spectra":
             raise UsageError(
@@ -195,6 +208,24 @@ def resolve(request: Request) -> Request:
         preset = preset | ADAPTIVE[request.scope == "population"]
     filled = {key: value for key, value in preset.items() if getattr(request, key) is None}
     return replace(request, **filled)
+
+
+def check_exact(request: Request) -> None:
+    """Refuse what an exact spectrum has no use for.
+
+    Raises:
+        UsageError: With the setting.
+    """
+    if request.protocol != "spectra":
+        raise UsageError(f"exact has no use for protocol={request.protocol!r}; leave one out.")
+    for name in ("tol", "num_probes", "lanczos_steps", "basis", "save_state_every"):
+        if getattr(request, name) is not None:
+            raise UsageError(
+                f"exact computes every eigenvalue and has no use for {name}="
+                f"{getattr(request, name)}; leave one of them out."
+            )
+    if request.share != "places":
+        raise UsageError(f"exact works in one process; leave out share={request.share!r}.")
 
 
 def protocol_changes(request: Request) -> list[str]:
@@ -212,7 +243,7 @@ def settings(request: Request) -> SLQSettings:
     if memory is not None and not memory > 0:
         raise UsageError(f"max_memory_gb={memory} is not an amount of memory; pass e.g. 16.")
     names = ["num_probes", "lanczos_steps", "seed", "probe_kind", "basis", "basis_dtype"]
-    names += ["vector_dtype", "block_size", "check", "share"]
+    names += ["vector_dtype", "block_size", "check", "share", "exact"]
     chosen = {name: getattr(request, name) for name in names if getattr(request, name) is not None}
     # The reference draws its probes on all coordinates and finds the masked ones by chance.
     space: Literal["unmasked", "all"] = "all" if request.protocol == "winq" else "unmasked"
@@ -230,6 +261,7 @@ def targeted(request: Request) -> Target | None:
         max_hvps=request.max_hvps,
         num_probes=request.num_probes,
         lanczos_steps=request.lanczos_steps,
+        edge=request.edge,  # type: ignore[arg-type]
     )
 
 

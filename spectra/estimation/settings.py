@@ -37,6 +37,7 @@ class SLQSettings:
         block_size: Probes that share one call of the operator.
         check: Whether to measure determinism, symmetry and the product error.
         max_memory: Bytes the plan may use; None for what is free.
+        exact: Whether to compute every eigenvalue in place of an estimate (up to 20,000).
         share: What several processes share: "places", "vectors" or "parameters"; see
             spectra.estimation.slicing.
     """
@@ -53,6 +54,7 @@ class SLQSettings:
     check: bool = True
     max_memory: int | None = None
     share: Literal["places", "vectors", "parameters"] = "places"
+    exact: bool = False
 
     def __post_init__(self) -> None:
         for name in ("num_probes", "lanczos_steps", "block_size"):
@@ -88,7 +90,8 @@ class SLQSettings:
 
     def metadata(self) -> dict[str, Any]:
         """Return the settings as the `estimator` section of a record begins."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        found = {f.name: getattr(self, f.name) for f in fields(self)}
+        return found if self.exact else {k: v for k, v in found.items() if k != "exact"}
 
     def with_changes(self, **changes: Any) -> SLQSettings:
         """Return a copy with some settings changed."""

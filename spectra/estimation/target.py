@@ -13,6 +13,9 @@ from spectra.errors import UsageError
 from spectra.quadrature.estimates import CONFIDENCE
 
 LADDER = tuple(float(f"{d}e{k}") for k in range(-20, 20) for d in (1, 2, 5))
+Edge = Literal["soft", "sharp"]
+EDGES = ("soft", "sharp")
+SOFT, SHARP = "soft_share", "near_zero"  # names of asked shares
 DEFAULT_MAX_HVPS = 1200  # a tenth of the 20 × 60 × 10 of the reference procedure
 
 
@@ -27,6 +30,8 @@ class Target:
         scope: "batches" or "population".
         max_hvps: Products that may be spent.
         num_probes: Probes on each operator; None for what the probe error requires.
+        edge: "soft": shares near zero with the weight 1/(1 + (λ/τ)⁴), which steps resolve
+            exponentially fast; "sharp": the share of |λ| ≤ τ.
 
     Raises:
         UsageError: If one of them is out of range.
@@ -38,6 +43,7 @@ class Target:
     scope: Literal["batches", "population"] = "batches"
     max_hvps: int = DEFAULT_MAX_HVPS
     num_probes: int | None = None
+    edge: Edge = "soft"
 
     def __post_init__(self) -> None:
         if not 0 < self.tol < 0.5:
@@ -50,6 +56,8 @@ class Target:
                 raise UsageError(f"tau={tau!r} is no threshold; pass positive numbers, or 'auto'.")
         if self.scope not in ("batches", "population"):
             raise UsageError(f"scope={self.scope!r} is not known; pass batches or population.")
+        if self.edge not in EDGES:
+            raise UsageError(f"edge={self.edge!r} is not known; pass soft or sharp.")
         if self.max_hvps < 2:
             raise UsageError(f"max_hvps={self.max_hvps} is too small; pass at least 2 products.")
 
@@ -70,7 +78,8 @@ class Target:
         if self.tau is None:
             inside = [tau for tau in LADDER if delta <= tau < radius]
             taus = [*inside, next(tau for tau in (*LADDER, math.inf) if tau >= max(radius, delta))]
-        near_zero = [Goal("near_zero", -tau, tau, tau) for tau in taus]
+        name = SOFT if self.edge == "soft" else SHARP
+        near_zero = [Goal(name, -tau, tau, tau) for tau in taus]
         return near_zero + (
             [Goal("negative_mass", -math.inf, -delta)] if self.negative_mass else []
         )
@@ -84,12 +93,13 @@ class Target:
             "scope": self.scope,
             "max_hvps": self.max_hvps,
             "confidence": self.confidence,
+            **({"edge": self.edge} if self.edge != "sharp" else {}),  # records of before are sharp
         }
 
 
 @dataclass(frozen=True)
 class Goal:
-    """One asked mass: of [a, b], named "near_zero" (with its τ) or "negative_mass"."""
+    """One asked share: `SOFT` or `SHARP` (each with its τ), or "negative_mass", of [a, b]."""
 
     name: str
     a: float
@@ -121,6 +131,7 @@ def as_target(
     max_hvps: int | None,
     num_probes: int | None,
     lanczos_steps: int | None,
+    edge: Edge = "soft",
 ) -> Target | None:
     """Return what the arguments of `spectra.slq` ask for, None without `tol`.
 
@@ -133,6 +144,7 @@ def as_target(
             "negative_mass": negative_mass,
             "max_hvps": max_hvps is not None,
             "scope": scope != "batches",
+            "edge": edge != "soft",
         }
         for name in (name for name, there in given.items() if there):
             raise UsageError(f"{name} belongs to an adaptive estimate; pass tol with it, as 0.02.")
@@ -143,4 +155,4 @@ def as_target(
             "steps; pass max_hvps to bound the products."
         )
     most = DEFAULT_MAX_HVPS if max_hvps is None else max_hvps
-    return Target(tol, parse_tau(tau), negative_mass, scope, most, num_probes)
+    return Target(tol, parse_tau(tau), negative_mass, scope, most, num_probes, edge)

@@ -27,7 +27,6 @@ from spectra.quadrature.estimates import (
 from spectra.quadrature.gauss import Floats
 from spectra.quadrature.mass import effective_runs, with_zeros
 from spectra.quadrature.measure import Measure, require_spherical
-from spectra.quadrature.stieltjes import sharp_bounds
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,7 @@ def _batch_bounds(
     upper = lower.copy()
     for b, row in enumerate(measure.runs):
         for p, run in enumerate(row):
-            lower[b, p], upper[b, p] = sharp_bounds(run.alphas, run.betas, points)
+            lower[b, p], upper[b, p] = run.bounds(points)
     if per_run:
         return lower, upper
     return np.nanmean(lower, axis=1), np.nanmean(upper, axis=1)

@@ -52,7 +52,7 @@ def share_at_least(seen: Floats, count: float, exponent: float) -> Floats:
 
 
 def share_interval(
-    low: Floats, high: Floats, dim: int, probes: int, confidence: float, *, events: float = 1.0
+    low: Floats, high: Floats, dim: int, probes: float, confidence: float, *, events: float = 1.0
 ) -> tuple[Floats, Floats]:
     """Return ends of the shares F in [0, 1], given bounds of what the probes see; any shape.
 
@@ -64,10 +64,12 @@ def share_interval(
         low: Lower bounds of the mean that the probes see.
         high: Upper bounds.
         dim: Dimension n of the space that probes live in.
-        probes: Number of probes P of that mean.
+        probes: Number of probes P of that mean, infinite where none was needed.
         confidence: Of the intervals.
         events: So many intervals are to hold at once.
     """
+    if math.isinf(probes):
+        return np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)
     exponent = math.log(2 * events / (1 - confidence))
     h = math.sqrt(exponent / ((dim + 2) * probes))
     count = float(dim) * probes

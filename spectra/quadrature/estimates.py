@@ -88,7 +88,7 @@ def check_scope(scope: str, batches: int) -> None:
         )
 
 
-def probe_halfwidth(dim: int, probes: int, confidence: float, *, events: float = 1.0) -> float:
+def probe_halfwidth(dim: int, probes: float, confidence: float, *, events: float = 1.0) -> float:
     """Return h = √(ln(2E/η)/((n + 2)P)) for E `events`: masses that are to hold at once.
 
     The mean of B distribution functions has nB jumps, so that many events make its whole curve.
@@ -107,7 +107,7 @@ def normal_quantile(confidence: float) -> float:
     return float(scipy.stats.norm.ppf(0.5 + confidence / 2))
 
 
-def fraction_stderr(fraction: float, dim: int, probes: int) -> float:
+def fraction_stderr(fraction: float, dim: int, probes: float) -> float:
     """Return √(2F(1 − F)/((n + 2)P)), the standard error of a mass seen by P probes."""
     inside = min(max(fraction, 0.0), 1.0)
     return math.sqrt(2 * inside * (1 - inside) / ((dim + 2) * probes))

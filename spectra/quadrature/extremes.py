@@ -27,7 +27,6 @@ from spectra.quadrature.estimates import (
     student_halfwidth,
 )
 from spectra.quadrature.measure import Measure, Run, require_spherical
-from spectra.quadrature.radau import christoffel_number
 
 
 def extremes(
@@ -78,12 +77,12 @@ def outer_bounds(measure: Measure, side: int, risk: float) -> list[float]:
 
 def _outer(runs: Sequence[Run], side: int, dim: int, risk: float) -> float:
     """Return the smallest x at which an eigenvalue of side·H beyond x is excluded at the risk."""
-    if dim == 1:
+    if dim == 1 or all(run.exact for run in runs):
         return side * runs[0].ends[side > 0].node
     quantile = float(scipy.stats.beta.ppf(risk ** (1 / len(runs)), 0.5, (dim - 1) / 2))
 
     def excluded(x: float) -> bool:
-        return max(christoffel_number(run.alphas, run.betas, side * x) for run in runs) < quantile
+        return max(run.christoffel(side * x) for run in runs) < quantile
 
     inside = max(side * run.ends[side > 0].node for run in runs)
     spread = max(high.node - low.node for low, high in (run.ends for run in runs))

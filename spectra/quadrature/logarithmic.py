@@ -28,6 +28,7 @@ import numpy as np
 
 from spectra.errors import UsageError
 from spectra.quadrature.concentration import share_interval
+from spectra.quadrature.eigenvalues import Eigenvalues
 from spectra.quadrature.estimates import (
     CONFIDENCE,
     Estimate,
@@ -40,7 +41,6 @@ from spectra.quadrature.gauss import Floats
 from spectra.quadrature.mass import effective_runs
 from spectra.quadrature.measure import LONG, Measure, Run, require_spherical
 from spectra.quadrature.radau import radau_rule
-from spectra.quadrature.windows import window_bounds
 
 POINTS = 8  # Gauss–Legendre points on a unit of ln s
 DOWN, UP = 1e-9, 1e5  # scales, in units of the largest coefficient
@@ -79,6 +79,8 @@ def log_determinant(
 
 def magnitude_bounds(run: Run, delta: float) -> tuple[float, float]:
     """Return bounds of the mean |λ| that the probe of one run sees, product error δ included."""
+    if isinstance(run, Eigenvalues):
+        return max(run.magnitude() - delta, 0.0), run.magnitude() + delta
     scale, second = _scale(run), float(run.alphas[0] ** 2 + run.betas[0] ** 2)
     if scale == 0.0:
         return 0.0, delta
@@ -98,6 +100,9 @@ def magnitude_bounds(run: Run, delta: float) -> tuple[float, float]:
 
 def determinant_bounds(run: Run, tau: float, delta: float) -> tuple[float, float]:
     """Return bounds of ∫ ln(1 + λ²/τ²) dΨ that the probe of one run sees, δ included."""
+    if isinstance(run, Eigenvalues):
+        value = run.log_determinant(tau)  # |d ln(1 + λ²/τ²)/dλ| ≤ 1/τ
+        return max(value - delta / tau, 0.0), value + delta / tau
     scale, second = _scale(run), float(run.alphas[0] ** 2 + run.betas[0] ** 2)
     last = UP * max(scale, tau)
     s, weights = _nodes(tau, last)
@@ -170,5 +175,5 @@ def _nodes(first: float, last: float) -> tuple[Floats, Floats]:
 
 
 def _shares(run: Run, s: Floats, delta: float) -> tuple[Floats, Floats]:
-    low, high = window_bounds(run.alphas, run.betas, s, 1)
+    low, high = run.windows(s, 1)
     return np.maximum(low - delta / s, 0.0), np.minimum(high + delta / s, 1.0)

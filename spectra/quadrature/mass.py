@@ -149,12 +149,15 @@ def _interval(
     return float(low.mean()) - h, float(high.mean()) + h, stderr
 
 
-def effective_runs(measure: Measure) -> int:
+def effective_runs(measure: Measure) -> float:
     """Return P of the interval rule for the mean over batches of the means over their probes.
 
     With equal counts this is the number of runs; with unequal ones (an unfinished record) the
-    variance proxy of the mean of means is that of B · min P_b runs at most.
+    variance proxy of the mean of means is that of B · min P_b runs at most. Infinite where every
+    eigenvalue is known and no probe was needed.
     """
+    if measure.exact:
+        return math.inf
     return measure.num_batches * min(len(row) for row in measure.runs)
 
 

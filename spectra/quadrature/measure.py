@@ -16,15 +16,18 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from spectra.errors import UsageError
 from spectra.quadrature.gauss import End, Floats, GaussRule, ends, gauss_rule
-from spectra.quadrature.radau import RadauMasses, radau_masses
+from spectra.quadrature.gauss import moment as run_moment
+from spectra.quadrature.radau import RadauMasses, christoffel_number, radau_masses
 from spectra.quadrature.stieltjes import sharp_bounds
 from spectra.quadrature.twisted import ritz_residuals
+from spectra.quadrature.weyl import Complexes, weyl_disc
+from spectra.quadrature.windows import window_bounds, window_widths
 
 LONG = 1000  # steps beyond which a Gauss–Radau rule, an eigendecomposition, takes seconds
 EXACT = 1e4  # most units of rounding that an eigenvalue is off; genuine ones are some tens
@@ -42,6 +45,39 @@ class Run:
     alphas: Floats
     betas: Floats
     kept: tuple[Floats, Floats] | None = field(default=None, repr=False, compare=False)
+    exact: ClassVar[bool] = False  # whether the spectrum itself is known, and no probe was needed
+
+    def first(self, steps: int) -> Run:
+        """Return the run of the first `steps` steps, which is a Lanczos run of its own."""
+        return self if self.alphas.size <= steps else Run(self.alphas[:steps], self.betas[:steps])
+
+    def bounds(self, x: Floats) -> tuple[Floats, Floats]:
+        """Return the sharp bounds of Ψ(x−) and Ψ(x) at finite `x`, each (X,)."""
+        return sharp_bounds(self.alphas, self.betas, x)
+
+    def masses(self, x: float) -> RadauMasses:
+        """Return the extremal masses below, at and above `x`."""
+        return radau_masses(self.alphas, self.betas, x)
+
+    def windows(self, tau: Floats, order: int) -> tuple[Floats, Floats]:
+        """Return bounds of the soft share that the probe sees, each (T,)."""
+        return window_bounds(self.alphas, self.betas, tau, order)
+
+    def window_widths(self, tau: Floats, order: int, steps: list[int]) -> list[Floats]:
+        """Return the widths of these bounds after each of `steps`, (T,) each."""
+        return window_widths(self.alphas, self.betas, tau, order, steps)
+
+    def disc(self, z: Complexes) -> tuple[Complexes, Floats]:
+        """Return centre and radius of the Weyl disc at every `z`, each (Z,)."""
+        return weyl_disc(self.alphas, self.betas, z)
+
+    def moment(self, power: int) -> float:
+        """Return ∫ λ^power dΨ, exact for power ≤ 2m."""
+        return run_moment(self.alphas, self.betas, power)
+
+    def christoffel(self, x: float) -> float:
+        """Return the Christoffel number at an `x` outside the Ritz values."""
+        return christoffel_number(self.alphas, self.betas, x)
 
     @cached_property
     def rule(self) -> GaussRule:
@@ -117,6 +153,11 @@ class Measure:
         return 1.0 - self.dim_unmasked / self.dim
 
     @cached_property
+    def exact(self) -> bool:
+        """Whether every eigenvalue is known, so that no probe has an error."""
+        return all(run.exact for row in self.runs for run in row)
+
+    @cached_property
     def proven_zeros(self) -> Floats:
         """The share of the n_u eigenvalues of each operator that is proven to be zero, (B,)."""
         return np.array(self.zero_fractions or (0.0,) * self.num_batches)
@@ -151,13 +192,7 @@ class Measure:
         """
         if self.longest <= steps:
             return self
-        cut = tuple(
-            tuple(
-                run if run.alphas.size <= steps else Run(run.alphas[:steps], run.betas[:steps])
-                for run in row
-            )
-            for row in self.runs
-        )
+        cut = tuple(tuple(run.first(steps) for run in row) for row in self.runs)
         return replace(self, runs=cut, _cache={})
 
     def per_run(self, function: Callable[[Run], float]) -> list[list[float]]:
@@ -169,9 +204,7 @@ class Measure:
         if x not in self._cache:
             if len(self._cache) >= 512:
                 self._cache.clear()
-            self._cache[x] = [
-                [radau_masses(r.alphas, r.betas, x) for r in row] for row in self.runs
-            ]
+            self._cache[x] = [[r.masses(x) for r in row] for row in self.runs]
         return self._cache[x]
 
     def cdf_lower(self, x: float) -> list[list[float]]:
@@ -187,11 +220,11 @@ class Measure:
         return {}
 
     def _bounds(self, x: float) -> list[list[tuple[float, float]]]:
-        if self.longest <= LONG or not math.isfinite(x):
+        if self.exact or self.longest <= LONG or not math.isfinite(x):
             return [[(float(m.lower[0]), float(m.upper[0])) for m in row] for row in self.radau(x)]
         if x not in self._far:
             point = np.array([x])
-            found = [[sharp_bounds(r.alphas, r.betas, point) for r in row] for row in self.runs]
+            found = [[r.bounds(point) for r in row] for row in self.runs]
             self._far[x] = [[(float(low[0]), float(up[0])) for low, up in row] for row in found]
         return self._far[x]
 
@@ -215,28 +248,3 @@ def require_spherical(measure: Measure, what: str) -> None:
             f"{what} needs probes uniform on the sphere; this run used Rademacher probes, which "
             "serve traces only: estimate again with probe_kind='sphere'."
         )
-
-
-def as_runs(
-    alphas: Floats,
-    betas: Floats,
-    steps: NDArray[np.int64],
-    points: tuple[Floats, Floats] | None = None,
-) -> tuple[tuple[Run, ...], ...]:
-    """Return the finished probes of padded arrays (B, P, M) and counts (B, P), by operator.
-
-    `points` are nodes and weights, (B, P, M) each, kept with them.
-    """
-
-    def run(b: int, p: int, m: int) -> Run:
-        kept = None
-        if points and m > LONG and not points[1][b, p, m:].any():  # else they are of more steps
-            kept = points[0][b, p, :m].copy(), points[1][b, p, :m].copy()
-        return Run(alphas[b, p, :m].copy(), betas[b, p, :m].copy(), kept)
-
-    rows = []
-    for b in range(steps.shape[0]):
-        row = tuple(run(b, p, m) for p, m in enumerate(steps[b].tolist()) if m > 0)
-        if row:
-            rows.append(row)
-    return tuple(rows)

@@ -24,7 +24,6 @@ from spectra.quadrature.estimates import (
     normal_quantile,
     student_halfwidth,
 )
-from spectra.quadrature.gauss import moment as run_moment
 from spectra.quadrature.mass import effective_runs
 from spectra.quadrature.measure import Measure
 
@@ -45,8 +44,8 @@ def moment(
             f"{measure.steps} with their errors; run more steps."
         )
     share = measure.dim_unmasked / measure.dim
-    means = batch_means(measure.per_run(lambda r: run_moment(r.alphas, r.betas, power)))
-    squares = batch_means(measure.per_run(lambda r: run_moment(r.alphas, r.betas, 2 * power)))
+    means = batch_means(measure.per_run(lambda r: r.moment(power)))
+    squares = batch_means(measure.per_run(lambda r: r.moment(2 * power)))
     value = share * float(means.mean())
     radius = max(abs(end) for end in measure.span)
     bias = share * power * radius ** (power - 1) * measure.delta

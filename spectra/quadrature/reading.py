@@ -28,13 +28,11 @@ from spectra.quadrature.estimates import (
 )
 from spectra.quadrature.extremes import outer_bounds
 from spectra.quadrature.gauss import Floats
-from spectra.quadrature.gauss import moment as run_moment
 from spectra.quadrature.logarithmic import magnitude_bounds, mean_bounds, mean_magnitude
 from spectra.quadrature.mass import effective_runs, with_zeros
 from spectra.quadrature.measure import Measure, Run
 from spectra.quadrature.outliers import corrected_weights
 from spectra.quadrature.soft import DEFAULT_ORDER, soft_bounds
-from spectra.quadrature.stieltjes import sharp_bounds
 
 FAR = 100.0  # in units of the largest coefficient; Ritz values are within 3
 SPENT = 0.1  # of the population's risk, on the outer bounds that its batch values rest on
@@ -118,7 +116,7 @@ class Sums:
 
 
 def _moment(run: Run, power: int) -> float:
-    return run_moment(run.alphas, run.betas, power)
+    return run.moment(power)
 
 
 def ritz_norms(measure: Measure) -> Floats:
@@ -187,9 +185,11 @@ def run_bounds(run: Run, x: Floats) -> tuple[Floats, Floats]:
     Beyond every Ritz value one of the two is 0 or 1 and the other slack, so that the bounds of a
     point `FAR` out serve all points farther off, where their quadrature would lose its accuracy.
     """
+    if run.exact:
+        return run.bounds(x)
     scale = max(float(np.abs(run.alphas).max()), float(run.betas.max()))
     far = FAR * scale if scale > 0 else 1.0
-    return sharp_bounds(run.alphas, run.betas, np.clip(x, -far, far))
+    return run.bounds(np.clip(x, -far, far))
 
 
 def interval_masses(measure: Measure, a: Floats, b: Floats) -> tuple[Floats, Floats]:

@@ -41,7 +41,6 @@ from spectra.quadrature.estimates import (
 from spectra.quadrature.gauss import Floats
 from spectra.quadrature.mass import effective_runs
 from spectra.quadrature.measure import Measure, require_spherical
-from spectra.quadrature.weyl import weyl_disc
 
 RELATIVE = 0.1  # half-width of the bounds, in units of the value, at the default width
 IN_ALL = 0.5  # half-width of the interval: its upper end is at most three times its lower one
@@ -125,7 +124,7 @@ def _bounds(measure: Measure, x: Floats, eta: Floats) -> tuple[Floats, Floats]:
     moved = measure.delta / eta
     lows, highs = [], []
     for row in measure.runs:
-        pairs = [weyl_disc(run.alphas, run.betas, x + 1j * eta) for run in row]
+        pairs = [run.disc(x + np.complex128(1j) * eta) for run in row]
         centre = np.mean([-eta * c.imag for c, _ in pairs], axis=0)
         half = np.mean([eta * r for _, r in pairs], axis=0) + moved
         lows.append(np.clip(centre - half, 0.0, 1.0))

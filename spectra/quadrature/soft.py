@@ -41,7 +41,7 @@ from spectra.quadrature.estimates import (
 from spectra.quadrature.gauss import Floats
 from spectra.quadrature.mass import effective_runs
 from spectra.quadrature.measure import Measure, require_spherical
-from spectra.quadrature.windows import ORDERS, check_order, window, window_bounds
+from spectra.quadrature.windows import ORDERS, check_order, window
 
 DEFAULT_ORDER = 2
 MANTISSAS = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
@@ -195,7 +195,7 @@ def soft_bounds(measure: Measure, tau: Floats, order: int) -> tuple[Floats, Floa
     moved = order * measure.delta / tau
     lows, highs = [], []
     for row in measure.runs:
-        pairs = [window_bounds(run.alphas, run.betas, tau, order) for run in row]
+        pairs = [run.windows(tau, order) for run in row]
         lows.append(np.mean([low for low, _ in pairs], axis=0))
         highs.append(np.mean([high for _, high in pairs], axis=0))
     return np.maximum(np.array(lows) - moved, 0.0), np.minimum(np.array(highs) + moved, 1.0)

@@ -22,7 +22,6 @@ import numpy as np
 from spectra.quadrature.gauss import Floats
 from spectra.quadrature.measure import Measure, Run
 from spectra.quadrature.weyl import Complexes, christoffel_decay
-from spectra.quadrature.windows import window_widths
 
 OFF_AXIS = 1e-9  # in units of the largest coefficient: keeps Ritz values from dividing by zero
 
@@ -44,6 +43,8 @@ def sharp_steps(measure: Measure, a: float, b: float, target: float) -> int | No
     """Return about how many steps give the share of [a, b] resolution bounds of width `target`."""
     if target <= 0 or not a < b:
         return None
+    if measure.exact:
+        return measure.steps
     pairs = [_sharp(run, a, b) for row in measure.runs for run in row]
     before, now = (float(np.mean([pair[place] for pair in pairs])) for place in (0, 1))
     if now <= target:
@@ -57,7 +58,7 @@ def sharp_steps(measure: Measure, a: float, b: float, target: float) -> int | No
 
 def _soft(run: Run, tau: float, order: int) -> tuple[float, float]:
     m = run.alphas.size
-    halves = window_widths(run.alphas, run.betas, np.array([tau]), order, [max(m // 2, 1), m])
+    halves = run.window_widths(np.array([tau]), order, [max(m // 2, 1), m])
     return float(halves[0][0]), float(halves[1][0])
 
 

@@ -34,6 +34,8 @@ def doubts(spectrum: Spectrum) -> list[str]:
     Args:
         spectrum: A record with at least one finished probe.
     """
+    if spectrum.exact:
+        return []
     found = (_breakdown(spectrum), _orthogonality(spectrum), _asymmetry(spectrum))
     return [words for words in found if words]
 

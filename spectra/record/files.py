@@ -140,7 +140,8 @@ def _read(file: Path) -> Spectrum:
         integers = {name: arrays[name].astype(np.int64) for name in INTEGERS}
     metadata = checked(upgrade(metadata, str(file)))
     _check_shapes(floats | integers, metadata)
-    _check_points(points, floats["alphas"], integers["steps"])
+    exact = bool(metadata.get("estimator", {}).get("exact"))
+    _check_points(points, floats["alphas"], integers["steps"], exact=exact)
     return Spectrum(**floats, **integers, metadata=metadata, points=points)
 
 
@@ -176,6 +177,8 @@ def _check_shapes(arrays: dict[str, NDArray[Any]], metadata: dict[str, Any]) -> 
         raise ValueError("steps are out of range")
     if not np.isfinite(arrays["alphas"]).all() or not np.isfinite(arrays["betas"]).all():
         raise ValueError("coefficients are not finite")
+    if metadata.get("estimator", {}).get("exact") and (np.diff(arrays["alphas"]) < 0).any():
+        raise ValueError("exact eigenvalues are not in ascending order")
     if (arrays["betas"] < 0).any():
         raise ValueError("an off-diagonal coefficient is negative")
     dim, unmasked = int(metadata["dim"]), int(metadata.get("dim_unmasked", metadata["dim"]))
@@ -185,7 +188,7 @@ def _check_shapes(arrays: dict[str, NDArray[Any]], metadata: dict[str, Any]) -> 
 
 
 def _check_points(
-    points: tuple[NDArray[Any], ...] | None, alphas: NDArray[Any], steps: Any
+    points: tuple[NDArray[Any], ...] | None, alphas: NDArray[Any], steps: Any, *, exact: bool
 ) -> None:
     """Refuse nodes and weights that are not of the coefficients, as far as a glance tells."""
     for name, derived in zip(DERIVED, points or (), strict=False):
@@ -201,7 +204,11 @@ def _check_points(
             (np.diff(nodes) >= 0).all()
             and (weights >= 0).all()
             and abs(float(weights.sum()) - 1) <= CLOSE
-            and abs(float(weights @ nodes) - float(alphas[b, p, 0])) <= CLOSE * scale
+            and (
+                np.array_equal(nodes, alphas[b, p, :m])
+                if exact
+                else abs(float(weights @ nodes) - float(alphas[b, p, 0])) <= CLOSE * scale
+            )
         ):
             raise ValueError("nodes and weights are not those of the coefficients")
 

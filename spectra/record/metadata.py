@@ -31,6 +31,7 @@ NUMBERS = {
     "checks": (
         "product_error", "basis_rounding", "condensed_error", "structural_zero_fraction",
         "orthogonality_loss", "symmetry_error", "determinism_error", "difference_error",
+        "matrix_asymmetry", "eigensolver_error",
     ),
     "cost": ("hvps", "seconds", "peak_bytes"),
     "reference": (
@@ -144,10 +145,37 @@ def _summary(summary: dict[str, Any]) -> None:
             _number(f"{place}.{key}", row.get(key))
         _require(f"{place}.note", row.get("note"), str)
         _scopes(place, row)
+    _soft(summary.get("soft"))
+    _resolution(summary.get("resolution"))
     for key, entry in summary.items():
-        if key != "near_zero":
+        if key not in ("near_zero", "soft", "resolution"):
             _require(f"summary.{key}", entry, dict)
             _scopes(f"summary.{key}", entry or {})
+
+
+def _soft(rows: Any) -> None:
+    _require("summary.soft", rows, list)
+    if len(rows or ()) > MOST:
+        raise ValueError(f"summary.soft has more than {MOST} entries")
+    for number, row in enumerate(rows or ()):
+        place = f"summary.soft.{number}"
+        if not isinstance(row, dict) or row.get("tau") is None:
+            raise ValueError(f"{place} has no threshold")
+        for key in ("tau", "order"):
+            _number(f"{place}.{key}", row.get(key))
+        _scopes(place, row)
+
+
+def _resolution(section: Any) -> None:
+    _require("summary.resolution", section, dict)
+    for key in ("width", "tau", "order"):
+        _number(f"summary.resolution.{key}", (section or {}).get(key))
+    needed = (section or {}).get("needed")
+    _require("summary.resolution.needed", needed, list)
+    for number, row in enumerate((needed or [])[:MOST]):
+        _require(f"summary.resolution.needed.{number}", row, dict)
+        for key in ("tau", "order", "steps"):
+            _number(f"summary.resolution.needed.{number}.{key}", row.get(key))
 
 
 def _scopes(place: str, entry: dict[str, Any]) -> None:

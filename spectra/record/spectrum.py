@@ -27,7 +27,8 @@ class Spectrum:
     """The spectrum seen by P probes on each of B operators.
 
     Attributes:
-        alphas: Diagonals of the Jacobi matrices, (B, P, M) float64.
+        alphas: Diagonals of the Jacobi matrices, (B, P, M) float64; of an exact spectrum the
+            eigenvalues themselves, ascending, with zeros as `betas`.
         betas: Off-diagonals, the last one of each run included, (B, P, M) float64.
         steps: Lanczos steps of each finished probe, (B, P) int64; 0 where none has run.
         losses: Loss of each batch, (B,), NaN before its first probe.
@@ -56,15 +57,24 @@ class Spectrum:
         checks, estimator = self.metadata.get("checks", {}), self.metadata.get("estimator", {})
         dim = int(self.metadata["dim"])
         return Measure(
-            runs=quadrature.as_runs(self.alphas, self.betas, self.steps, self.points),
+            runs=quadrature.as_runs(
+                self.alphas, self.betas, self.steps, self.points, exact=self.exact
+            ),
             dim=dim,
             dim_unmasked=probe_dim(self.metadata),
             product_error=float(checks.get("product_error") or 0.0)
             + float(checks.get("basis_rounding") or 0.0)
-            + float(checks.get("condensed_error") or 0.0),
+            + float(checks.get("condensed_error") or 0.0)
+            + float(checks.get("matrix_asymmetry") or 0.0)
+            + float(checks.get("eigensolver_error") or 0.0),
             spherical=estimator.get("probe_kind", "sphere") == "sphere",
             zero_fractions=self._proven_zeros(),
         )
+
+    @property
+    def exact(self) -> bool:
+        """Whether this is every eigenvalue, and not an estimate."""
+        return bool(self.metadata.get("estimator", {}).get("exact"))
 
     def _proven_zeros(self) -> tuple[float, ...]:
         """Return the proven share of zeros among the eigenvalues probes see, of each batch run.

@@ -259,8 +259,8 @@ def test_exact_zeros_of_the_mask_are_told_apart(tmp_path: Path, free: float, ver
             masked_fraction=0.5,
         )
     found = {c.key: c for c in analysis.claims(analysis.load(tmp_path))}
-    assert found["near_zero_share"].verdict == "reproduced"
-    assert found["near_zero_unmasked"].verdict == verdict
+    assert found["near_zero_share_0.1"].verdict == "reproduced"
+    assert found["near_zero_share_unmasked_0.1"].verdict == verdict
 
 
 def test_a_positive_definite_end_is_no_saddle(tmp_path: Path) -> None:
@@ -463,7 +463,7 @@ def test_the_last_stretch_of_a_training_is_not_the_whole(study: Path) -> None:
         )
     found = {c.key: c for c in analysis.claims(analysis.load(study))}
     assert found["saddle"].verdict == "reproduced"
-    for key in ("magnitude_falls", "near_zero_grows"):
+    for key in ("magnitude_falls", "near_zero_grows_0.1"):
         assert found[key].verdict == "not measured"
 
 
@@ -517,7 +517,7 @@ def test_records_of_other_data_or_parameters_are_never_subtracted(study: Path) -
         meta = one.metadata | {"data": one.metadata["data"] | {"sha256": "1"}}
         record.save(dataclasses.replace(one, metadata=meta), path)
     found = analysis.claims(analysis.load(study))
-    assert {c.key for c in found} & {"winq_magnitude", "winq_near_zero"} == set()
+    assert {c.key for c in found} & {"winq_magnitude", "winq_near_zero_0.1"} == set()
     assert {c.setting[:4] for c in found} == {"data"}
     magnitudes = [c for c in found if c.key == "magnitude_falls"]
     assert [c.verdict for c in magnitudes] == ["reproduced"]

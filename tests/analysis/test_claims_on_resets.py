@@ -120,14 +120,14 @@ def test_the_share_near_zero_is_held_against_what_the_paper_has(tmp_path: Path) 
                 steps=200,
             )
         found = {c.key: c for c in analysis.claims(analysis.load(tmp_path / str(share)))}
-        assert found["near_zero_share"].verdict == verdict
-        assert found["near_zero_share"].notes == ()
+        assert found["near_zero_share_0.1"].verdict == verdict
+        assert found["near_zero_share_0.1"].notes == ()
     write_spectrum(
         tmp_path / "masked/0", matrix(pile), method="baseline", seed=0, step=10,
         masked_fraction=0.425,
     )  # fmt: skip
     found = {c.key: c for c in analysis.claims(analysis.load(tmp_path / "masked"))}
-    assert found["near_zero_share"].notes == ("42.5% are exact zeros of the clip mask",)
+    assert found["near_zero_share_0.1"].notes == ("42.5% are exact zeros of the clip mask",)
 
 
 @pytest.mark.parametrize(("added", "verdict"), [(5.0, "reproduced"), (5.001, "contradicted")])
@@ -235,7 +235,8 @@ def test_products_too_wrong_for_a_share_do_not_end_the_others(tmp_path: Path) ->
             checks={"product_error": 0.01},
         )  # fmt: skip
     found = {c.key: c for c in analysis.claims(analysis.load(tmp_path))}
-    assert found["near_zero_share"].verdict == "not resolved"
+    assert found["near_zero_share_0.1"].verdict == "not measured"
+    assert "do not resolve the threshold" in found["near_zero_share_0.1"].notes[0]
     assert found["saddle"].verdict == "reproduced"
     analysis.write_report(tmp_path)
 

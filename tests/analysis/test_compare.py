@@ -33,7 +33,7 @@ def test_the_table_is_tidy_and_says_what_the_quadrature_says(pair, comparison):
     table = comparison.table.set_index("quantity")
     found = {row.name: row for row in differences(*(one.measure for one in pair))}
     assert list(table.index) == list(found)
-    assert len(table) == 15
+    assert len(table) == 23
     for name, row in found.items():
         for column in ("value", "lower", "upper"):
             shown = table.loc[name, "difference" if column == "value" else column]

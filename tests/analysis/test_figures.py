@@ -62,7 +62,7 @@ def test_density_axes_and_marks(several):
     assert low == pytest.approx(several.extremes()[0].value)
     assert high == pytest.approx(several.extremes()[1].value)
     words = [entry.get_text() for entry in ax.get_legend().get_texts()]
-    assert "range over 4 batches" in words
+    assert "mean density in each bin, 95 % (proven)" in words
     assert "25.0 % masked zeros, not drawn" in words
     assert "structural zeros ≥ 5.0 %" in words
     floor, top = ax.get_ylim()
@@ -101,18 +101,32 @@ def test_a_run_that_ended_by_itself_cuts_no_other(make):
 
 
 def test_the_shaded_range_holds_the_mean(several):
-    ax = analysis.plot_density(several, ax=own_axes())
+    ax = analysis.plot_density([several, several], ax=own_axes())
     region = ax.collections[0].get_paths()[0]
     box, line = region.get_extents(), ax.lines[0]
     y = np.asarray(line.get_ydata())
     assert box.ymax >= y.max()
-    assert len(ax.collections) == 1
+    assert len(ax.collections) == 2
     assert not analysis.plot_density(several, ax=own_axes(), band=False).collections
 
 
+def test_a_single_record_has_its_proven_histogram(several):
+    ax = analysis.plot_density(several, ax=own_axes())
+    boxes = [region.get_paths()[0].get_extents() for region in ax.collections]
+    assert boxes
+    for left, right in itertools.pairwise(boxes):
+        assert left.xmax == pytest.approx(right.xmin)
+    shares = sum((b.xmax - b.xmin) * b.ymax for b in boxes)
+    assert shares >= 1 - several.measure.masked_fraction
+
+
 def test_probes_make_the_range_when_there_is_one_batch(make):
-    ax = analysis.plot_density(make(probes=2, steps=20), ax=own_axes())
-    words = [entry.get_text() for entry in ax.get_legend().get_texts()]
+    two = make(probes=2, steps=20)
+    words = [
+        entry.get_text()
+        for runs in (two, [two, two])
+        for entry in analysis.plot_density(runs, ax=own_axes()).get_legend().get_texts()
+    ]
     assert "range over 2 probes" in words
     assert "density, mean of 2 probes" in words
 
@@ -160,7 +174,8 @@ def test_bands_that_share_a_colour_share_a_label_that_says_so(tmp_path, make):
             f"step 6: 95 % band, these batches\n{shared}",
         ]
         assert len(words) == 3
-        assert len(ax.collections) == 4  # every band is drawn
+        telling = [c for c in ax.collections if c.get_paths() and c.get_alpha() != 0.16]
+        assert len(telling) >= 4  # every band is drawn
     ax = analysis.plot_density(runs, hue="step", ax=own_axes(), marks=False)
     words = [entry.get_text() for entry in ax.get_legend().get_texts()]
     assert words == ["step 0", f"step 6\n{shared}"]

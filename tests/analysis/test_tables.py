@@ -23,7 +23,7 @@ def ends(cell):
 
 
 def test_near_zero_masses_are_intervals_and_never_bare_numbers(runs):
-    shown = analysis.table(runs, relative=True)
+    shown = analysis.table(runs, relative=True, sharp=True)
     columns = [name for name in shown.columns if name.startswith("|λ|≤")]
     assert columns[:3] == ["|λ|≤0.0015", "|λ|≤0.01", "|λ|≤0.1"]
     assert len(columns) == 6
@@ -34,7 +34,7 @@ def test_near_zero_masses_are_intervals_and_never_bare_numbers(runs):
 
 
 def test_the_reference_procedure_is_labelled(runs, reference):
-    shown = analysis.table(runs).set_index("run").loc["ref"]
+    shown = analysis.table(runs, sharp=True).set_index("run").loc["ref"]
     assert shown["|λ|≤0.0015"] == "ref 0.648 ± 0.012"
     assert shown["|λ|≤0.01"] == "–"
     assert labels.WINQ_LABEL in analysis.table_text(runs)
@@ -55,6 +55,8 @@ def test_what_runs_share_is_said_once(runs):
 def test_a_table_of_one_run_and_chosen_thresholds(runs):
     shown = analysis.table(runs.iloc[:1], taus=[0.1, 7.0], by=["seed"])
     assert shown["seed"].tolist() == ["3"]
+    assert [c for c in shown.columns if c.startswith("share")] == ["share τ=0.1"]
+    shown = analysis.table(runs.iloc[:1], taus=[0.1, 7.0], sharp=True)
     assert [c for c in shown.columns if c.startswith("|λ|")] == ["|λ|≤0.1"]
     assert "structural" in analysis.table_text(runs.iloc[:1])
 
@@ -93,7 +95,7 @@ def test_cells_for_what_is_missing_or_infinite():
 
 
 def test_the_summary_names_its_scopes_and_what_is_not_resolved(several):
-    lines = analysis.summary_lines(several)
+    lines = analysis.summary_lines(several, sharp=True)
     words = "\n".join(lines)
     assert "95 %, these 4 batches" in words
     assert "95 %, population over data" in words
@@ -114,7 +116,7 @@ def test_the_summary_of_one_batch_claims_nothing_about_data(one):
 
 
 def test_the_summary_gives_masses_of_the_unmasked_coordinates_beside_the_total(several, one):
-    lines = analysis.summary_lines(several)
+    lines = analysis.summary_lines(several, sharp=True)
     entry = several.metadata["summary"]["near_zero"][2]["batches"]
     rest = [max(0.0, (entry[end] - 0.25) / 0.75) for end in ("lower", "upper")]
     place = next(i for i, line in enumerate(lines) if line.startswith("mass |λ| ≤ 0.1 "))
@@ -177,3 +179,31 @@ def test_labels():
     )
     assert labels.model_name({"checkpoint": {"path": "/tiny"}}) == "tiny"
     assert labels.count_label(106_168_320) == "106M"
+
+
+def test_the_summary_leads_with_what_is_known(several):
+    """No row is an interval that says nothing; one line says from where shares are known."""
+    lines = analysis.summary_lines(several)
+    names = [line.split("  ")[0] for line in lines]
+    assert names.index("λmin") < names.index("rms eigenvalue")
+    shares = [line for line in lines if line.startswith("share near zero, τ = ")]
+    assert shares
+    for line in shares:
+        low, high = ends(re.search(r"\[[^]]*\]", line)[0])
+        assert high - low <= 0.05 + 2e-3
+    finest = several.resolution()[0]
+    assert f"τ = {finest:g}" in shares[0]
+    (told,) = (line for line in lines if line.startswith("resolved down to"))
+    assert f"τ = {finest:g} (width ≤ 0.05)" in told
+    assert "node sum" not in "\n".join(lines)
+    assert "[0.00, 1.00]" not in "\n".join(lines)
+
+
+def test_a_table_of_soft_shares_says_from_where_they_are_known(runs):
+    shown = analysis.table(runs).set_index("run")
+    cells = shown.filter(like="share τ=").to_numpy().ravel()
+    assert cells.size
+    for cell in cells:
+        assert re.match(r"\[.*\]$|from τ=|more steps$|–$", cell), cell
+    assert shown["resolved τ"].ne("–").any()
+    assert "resolved τ: known from there" in analysis.table_text(runs)

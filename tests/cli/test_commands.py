@@ -39,7 +39,7 @@ def test_estimate_prints_intervals_and_where_things_are(result):
     output, printed = result
     assert f"record  {output}" in printed
     assert (output / "spectrum.png").read_bytes().startswith(b"\x89PNG")
-    for word in ("λmin", "λmax", "node sum", "structural zeros", "product error"):
+    for word in ("λmin", "λmax", "share near zero", "structural zeros", "product error"):
         assert word in printed
     assert spectra.load(output).complete
 

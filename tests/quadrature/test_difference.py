@@ -13,7 +13,7 @@ import scipy.stats
 from spectra.errors import UsageError
 from spectra.quadrature import Measure, Run, differences, mass
 from spectra.quadrature.curves import Curves
-from spectra.quadrature.difference import LADDER, RESOLVED, Difference
+from spectra.quadrature.difference import EQUAL, LADDER, RESOLVED, Difference, equal_operators
 from spectra.quadrature.wasserstein import spectral_distance
 from tests.quadrature.pairs import STRENGTHS, Turned, measured, moved, operators, truth, turned
 from tests.quadrature.prescribed import KINDS, eigenvalues
@@ -190,12 +190,13 @@ def test_a_rescaled_loss_rescales_the_differences(pair) -> None:
     assert everything.parts["resolution"] < 1e-6
     powers = {"negative_mass": 0, "effective_rank": 0}
     for name, row in plain.items():
-        if name.startswith("near_zero"):
+        if name.startswith(("near_zero", "soft")):
             continue
         factor = 1e3 ** powers.get(name, 1)
         for end in ("lower", "upper"):
             found = getattr(grown[name], end) / factor
             assert found == pytest.approx(getattr(row, end), rel=1e-4, abs=1e-6)
+    assert grown["soft_300"].lower == pytest.approx(plain["soft_0.3"].lower, abs=1e-6)
     assert grown["near_zero_300"].lower == pytest.approx(plain["near_zero_0.3"].lower, abs=1e-6)
 
 
@@ -296,3 +297,29 @@ def test_what_is_asked_by_name_is_what_all_would_be(pair) -> None:
         )
     with pytest.raises(UsageError, match="'mode' is no quantity; pass names of rms_eigenvalue"):
         differences(*pair, names=["mode"])
+
+
+def test_equal_operators_compare_as_equal(pair) -> None:
+    """A reset with frozen scales leaves the operator as it is, whatever the steps resolve."""
+    one = pair[0]
+    for scope in ("batches",):
+        for row in differences(one, dataclasses.replace(one, _cache={}), scope=scope):
+            if not math.isnan(row.lower):
+                assert (row.value, row.lower, row.upper) == (0.0, 0.0, 0.0)
+                assert row.note == EQUAL
+                assert row.limited_by == ""
+    first = one.runs[0][0]
+    other = dataclasses.replace(first, alphas=first.alphas * (1 + 1e-9))
+    moved_a_little = dataclasses.replace(one, runs=((other, *one.runs[0][1:]), *one.runs[1:]))
+    assert not equal_operators(one, moved_a_little)
+    shorter = one.first(one.steps - 3)
+    assert equal_operators(one, shorter)
+    assert not equal_operators(*pair)
+
+
+def test_shares_differ_by_one_at_most() -> None:
+    lam = eigenvalues("indefinite", 60, np.random.default_rng(0))
+    a, b = (measured([turned(lam, np.random.default_rng(s))], s, 2) for s in (0, 1))
+    for row in differences(a, b):
+        if row.name.startswith(("near_zero", "negative", "soft")) and not math.isnan(row.lower):
+            assert -1 <= row.lower <= row.value <= row.upper <= 1

@@ -16,6 +16,7 @@ from spectra.quadrature import (
     log_determinant,
     mean_magnitude,
     resolution,
+    resolved_histogram,
     smoothed_density,
     soft_band,
     soft_mass,
@@ -265,3 +266,21 @@ def test_what_is_refused_is_named(case: str) -> None:
     with pytest.raises(UsageError) as caught:
         ask(measure)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_histogram_holds_the_shares_of_its_bins(kind: str) -> None:
+    lam = eigenvalues(kind, 3000, np.random.default_rng(10))
+    measure = measure_of(lam, 80, 10, probes=2)
+    grid = np.linspace(lam[0] - 0.5, lam[-1] + 0.5, 90)
+    found = resolved_histogram(measure, grid)
+    true = np.histogram(lam, found.edges)[0] / lam.size
+    assert (found.lower <= true).all()
+    assert (true <= found.upper).all()
+    assert found.lower.sum() <= 1 <= found.upper.sum()
+    assert (found.upper[found.told] <= 3 * found.lower[found.told] * (1 + 1e-12)).all()
+    assert found.told.sum() >= 1
+    assert set(found.edges) <= set(grid)
+    low, high = found.density
+    assert low @ np.diff(found.edges) == pytest.approx(found.lower.sum())
+    assert (high >= low).all()
