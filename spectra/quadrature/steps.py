@@ -1,13 +1,13 @@
 """How many Lanczos steps bring a share to a given width: an estimate from the run's own decay.
 
 *Soft shares.* The width w_k of the bounds after k steps (spectra.quadrature.windows) falls
-exponentially. The slope of ln w_k between k = m/2 and k = m is carried on:
+exponentially. The slope of ln w_k between k = 3m/4 and k = m is carried on:
 
-    m + (m/2)·ln(w_m/target)/ln(w_{m/2}/w_m).
+    m + (m/4)·ln(w_m/target)/ln(w_{3m/4}/w_m).
 
 *Sharp shares.* The width at an end x is the Christoffel number 1/Σ_{j≤k} p_j(x)², whose inverse
 grows by a constant a step once the steps resolve the spectrum around x. The increase of the inverse
-between m/2 and m is carried on in the same way. Before the run resolves the scale of the interval
+between 3m/4 and m is carried on in the same way. Before the run resolves the scale of the interval
 itself the inverse grows more slowly than it will, and the estimate errs to the safe side.
 
 Both are estimates, printed as such, and end at the dimension, where every share is known.
@@ -50,7 +50,7 @@ def sharp_steps(measure: Measure, a: float, b: float, target: float) -> int | No
     if now <= target:
         return measure.steps
     m = measure.steps
-    slope = (1 / now - 1 / before) / max(m - m // 2, 1)
+    slope = (1 / now - 1 / before) / max(m - _before(m), 1)
     if slope <= 0:
         return _bounded(measure, math.inf)
     return _bounded(measure, m + (1 / target - 1 / now) / slope)
@@ -58,7 +58,7 @@ def sharp_steps(measure: Measure, a: float, b: float, target: float) -> int | No
 
 def _soft(run: Run, tau: float, order: int) -> tuple[float, float]:
     m = run.alphas.size
-    halves = run.window_widths(np.array([tau]), order, [max(m // 2, 1), m])
+    halves = run.window_widths(np.array([tau]), order, [_before(m), m])
     return float(halves[0][0]), float(halves[1][0])
 
 
@@ -67,8 +67,12 @@ def _sharp(run: Run, a: float, b: float) -> tuple[float, float]:
     scale = max(float(np.abs(run.alphas).max()), float(run.betas.max()))
     ends: Floats = np.array([x for x in (a, b) if math.isfinite(x)])
     points: Complexes = ends + np.complex128(1j) * OFF_AXIS * scale
-    halves = christoffel_decay(run.alphas, run.betas, points, [max(m // 2, 1), m])
+    halves = christoffel_decay(run.alphas, run.betas, points, [_before(m), m])
     return float(halves[0].sum()), float(halves[1].sum())
+
+
+def _before(m: int) -> int:
+    return max(3 * m // 4, 1)
 
 
 def _exponential(m: int, before: float, now: float, target: float) -> float:
@@ -76,7 +80,7 @@ def _exponential(m: int, before: float, now: float, target: float) -> float:
         return m
     if not now < before:
         return math.inf
-    return m + (m - m // 2) * math.log(now / target) / math.log(before / now)
+    return m + (m - _before(m)) * math.log(now / target) / math.log(before / now)
 
 
 def _bounded(measure: Measure, steps: float) -> int:
