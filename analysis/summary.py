@@ -90,13 +90,15 @@ def soft_rows(spectrum: Spectrum, summary: Mapping[str, Any], scopes: list[str])
 
 
 def _worth_showing(rows: list[Any]) -> list[Any]:
-    """Return the finest shares up to the first that is nearly all; at least one."""
+    """Return shares from the finest to the first that is nearly all, a few evenly among many."""
     shown: list[Any] = []
-    for row in rows[:SHOWN]:
+    for row in rows:
         shown.append(row)
         if (_of(row, "batches").get("lower") or 0.0) > NEARLY_ALL:
             break
-    return shown
+    if len(shown) <= SHOWN:
+        return shown
+    return [shown[round(k * (len(shown) - 1) / (SHOWN - 1))] for k in range(SHOWN)]
 
 
 def _is_known(row: Any) -> bool:

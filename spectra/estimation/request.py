@@ -181,6 +181,9 @@ ADAPTIVE: tuple[dict[str, Any], dict[str, Any]] = (
 )
 
 
+NOT_EXACT = ("tol", "num_probes", "lanczos_steps", "basis", "save_state_every")
+
+
 def resolve(request: Request) -> Request:
     """Return the request with the protocol's settings where it says nothing.
 
@@ -198,7 +201,7 @@ def resolve(request: Request) -> Request:
     preset = PROTOCOLS[request.protocol]
     if request.exact:
         check_exact(request)
-        preset = preset | {"dtype": "float64"}
+        preset = {k: v for k, v in preset.items() if k not in NOT_EXACT} | {"dtype": "float64"}
     if request.tol is not None:
         if request.protocol != "spectra":
             raise UsageError(
@@ -218,7 +221,7 @@ def check_exact(request: Request) -> None:
     """
     if request.protocol != "spectra":
         raise UsageError(f"exact has no use for protocol={request.protocol!r}; leave one out.")
-    for name in ("tol", "num_probes", "lanczos_steps", "basis", "save_state_every"):
+    for name in NOT_EXACT:
         if getattr(request, name) is not None:
             raise UsageError(
                 f"exact computes every eigenvalue and has no use for {name}="

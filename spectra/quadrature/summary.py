@@ -40,7 +40,6 @@ ABSOLUTE_TAUS = (1.5e-3, 1e-2, 1e-1)
 RELATIVE_TAUS = (1e-4, 1e-3, 1e-2)
 SOFT_TAUS = (1.5e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)  # in every record, so that records compare
 DIMENSION_TAUS = (1e-2, 1e-1, 1.0)
-MOST_RUNGS = 6
 
 
 def summarize(measure: Measure) -> dict[str, Any]:
@@ -83,7 +82,7 @@ def _soft(measure: Measure) -> list[dict[str, Any]]:
     finest = math.inf if found is None else found[0]
     radius = max(abs(end) for end in measure.span)
     rungs = [tau for tau in LADDER if finest <= tau < 2 * radius and _round(tau)]
-    taus = sorted({*SOFT_TAUS, *rungs[:MOST_RUNGS]})
+    taus = sorted({*SOFT_TAUS, *rungs})
     rows = _soft_rows(measure, taus, DEFAULT_ORDER)
     if found is not None and (found[1] != DEFAULT_ORDER or finest not in taus):
         rows += _soft_rows(measure, [finest], found[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 
 import numpy as np
 import pandas
@@ -42,6 +43,30 @@ def test_estimate_prints_intervals_and_where_things_are(result):
     for word in ("λmin", "λmax", "share near zero", "structural zeros", "product error"):
         assert word in printed
     assert spectra.load(output).complete
+
+
+def test_exact_prints_every_eigenvalue(checkpoint, tokens, tmp_path, capsys):
+    common = ("estimate", "--ckpt", checkpoint, "--data", tokens, "--seq_len", "16", "--exact")
+    chosen = ("--params", "*layers.0.self_attn.q_proj.weight", "--num_batches", "2")
+    code, printed, _ = run(capsys, *common, *chosen, "--output", tmp_path / "exact")
+    assert code == 0
+    assert "2 batches, exact: all " in printed
+    found = spectra.load(tmp_path / "exact")
+    assert found.exact
+    assert found.metadata["estimator"]["dtype"] == "float64"
+    shares = [line for line in printed.splitlines() if line.startswith("share near zero, τ")]
+    assert shares
+    for line in shares:
+        low, high = re.search(r"\[(\S+), (\S+)\]", line).groups()
+        assert float(high) - float(low) < 1e-3
+    code, printed, _ = run(capsys, *common, *chosen, "--output", tmp_path / "exact", "--resume")
+    assert code == 0
+    code, _, err = run(capsys, *common, "--tol", "0.1", "--output", tmp_path / "no")
+    assert code == 2
+    assert "has no use for tol=0.1" in err
+    code, _, err = run(capsys, *common, "--max_memory_gb", "1e-5", "--output", tmp_path / "no")
+    assert code == 2
+    assert "may be used" in err
 
 
 def test_table_and_csv(result, tmp_path, capsys):
