@@ -72,7 +72,9 @@ def measure(seeds: int) -> list[dict[str, Any]]:
     width = found["reference"].mass(-tau, tau).width
 
     def adaptive() -> None:
-        found["adaptive"] = slq(H, tol=width / 2, tau=tau, check=False, progress=False)
+        found["adaptive"] = slq(
+            H, tol=width / 2, tau=tau, edge="sharp", check=False, progress=False
+        )
 
     seconds["adaptive"] = once(adaptive, cpu)
     plan = found["adaptive"].steps

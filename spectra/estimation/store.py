@@ -71,6 +71,8 @@ class GrowingStore(ProbeStore):
         """Start from the finished probes of an earlier record of the same run."""
         self._grow(earlier.alphas.shape[2])
         super().take_over(earlier)
+        if self.steps.any():  # else the most steps that are allowed stand there
+            self.metadata["estimator"]["lanczos_steps"] = int(self.steps.max())
 
     def put(
         self, batch: int, probe: int, alphas: NDArray[np.float64], betas: NDArray[np.float64]

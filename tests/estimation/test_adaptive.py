@@ -17,6 +17,7 @@ from spectra.estimation.target import LADDER, Goal, Target, parse_tau
 from spectra.linalg import Lanczos, probe
 from spectra.quadrature import mass_band
 from spectra.quadrature.estimates import probe_halfwidth
+from spectra.quadrature.windows import window
 
 
 def pile(n=600, seed=0):
@@ -54,7 +55,7 @@ def adaptive(operator, **asked):
 
 def test_every_asked_interval_is_narrow_enough_and_true():
     lam = pile()
-    found = adaptive(Counted(lam), tol=0.1, tau=(0.05, 0.2), negative_mass=True)
+    found = adaptive(Counted(lam), tol=0.1, tau=(0.05, 0.2), negative_mass=True, edge="sharp")
     told = outcome(found)
     assert told["stopped"] == "reached"
     truths = [within(lam, 0.05), within(lam, 0.2), float((lam < 0).mean())]
@@ -73,8 +74,27 @@ def test_every_asked_interval_is_narrow_enough_and_true():
     assert {0.05, 0.2} <= {row["tau"] for row in rows if row["relative_tau"] is None}
 
 
+def test_soft_intervals_are_narrow_enough_true_and_sooner():
+    lam, spent = pile(), {}
+    for edge in ("soft", "sharp"):
+        found = adaptive(Counted(lam), tol=0.05, tau=(0.02, 0.2), edge=edge, max_hvps=6000)
+        told = outcome(found)
+        assert told["stopped"] == "reached"
+        spent[edge] = told["products"] / found.steps.shape[1]
+        for row in told["functionals"]:
+            share = window(lam, row["tau"], 2).mean() if edge == "soft" else within(lam, row["tau"])
+            assert row["reached"]
+            assert row["width"] <= 0.1
+            assert row["lower"] <= share <= row["upper"]
+    assert spent["soft"] < spent["sharp"]
+    found = adaptive(Counted(lam), tol=0.1)  # the finest of the ladder
+    (row,) = outcome(found)["functionals"]
+    assert row["name"] == "soft_share"
+    assert row["lower"] <= window(lam, row["tau"], 2).mean() <= row["upper"]
+
+
 def test_it_stops_as_soon_as_that_is_so():
-    found = adaptive(Counted(pile()), tol=0.1, tau=0.05)
+    found = adaptive(Counted(pile()), tol=0.1, tau=0.05, edge="sharp")
     last = int(found.steps[0, -1])
     looked = next(m for m in range(last, 0, -1) if m + max(1, m // 16) <= last)
     for count, reached in ((looked, False), (last, True)):

@@ -17,7 +17,7 @@ from spectra.estimation import SLQSettings, engine, memory
 from tests.estimation.test_adaptive import Counted, outcome, pile, within
 
 SIZES = {"seq_len": 16, "num_batches": 3, "dtype": "float64"}
-ASKED = {"tol": 0.06, "tau": "0.2", "max_hvps": 600}
+ASKED = {"tol": 0.06, "tau": "0.2", "max_hvps": 600, "edge": "sharp"}
 
 
 def estimate(checkpoint, tokens, output, **changes):
@@ -114,7 +114,7 @@ def test_more_products_are_spent_on_what_fell_short_and_told(checkpoint, tokens,
 def test_adaptive_and_plain_records_do_not_go_on_from_each_other(
     whole, checkpoint, tokens, tmp_path
 ):
-    plain = {"tol": None, "tau": None, "max_hvps": None, "lanczos_steps": 8}
+    plain = {"tol": None, "tau": None, "max_hvps": None, "edge": "soft", "lanczos_steps": 8}
     with pytest.raises(RecordError, match=r"estimator\.adaptive differs"):
         estimate(checkpoint, tokens, whole[1], resume=True, **plain)
     estimate(checkpoint, tokens, tmp_path / "plain", **plain)
@@ -188,6 +188,7 @@ def test_the_terminal_says_asked_reached_and_why(checkpoint, tokens, tmp_path, c
     places = ["--ckpt", checkpoint, "--data", tokens, "--output", tmp_path / "r", "--no_figure"]
     sizes = ["--seq_len", "16", "--num_batches", "2", "--dtype", "float64"]
     asked = ["--tol", "0.1", "--tau", "0.2,0.01", "--negative-mass", "--max_hvps", "120"]
+    asked += ["--edge", "sharp"]
     code = main([str(a) for a in ["estimate", *places, *sizes, *asked]])
     printed = capsys.readouterr().out
     assert code == 0
@@ -203,6 +204,30 @@ def test_the_terminal_says_asked_reached_and_why(checkpoint, tokens, tmp_path, c
     code = main(["estimate", "--ckpt", str(checkpoint), "--tau", "0.1"])
     assert code == 2
     assert "pass tol with it" in capsys.readouterr().err
+
+
+def test_soft_shares_are_the_default_and_resumed_bit_for_bit(checkpoint, tokens, tmp_path):
+    soft = {"edge": "soft", "tau": "0.1,0.4", "tol": 0.12}
+    found = estimate(checkpoint, tokens, tmp_path / "whole", **soft)
+    told = outcome(found)
+    assert told["asked"]["edge"] == "soft"
+    assert [row["name"] for row in told["functionals"]] == ["soft_share"] * 2
+    for row in told["functionals"]:
+        share = found.soft_mass(row["tau"])
+        assert (row["lower"], row["upper"]) == (share.lower, share.upper)
+        assert row["reached"] == (share.width <= 0.24)
+        rows = [r for r in found.metadata["summary"]["soft"] if r["tau"] == row["tau"]]
+        assert rows
+    words = "\n".join(adaptive_lines(found))
+    assert "share near zero, τ = 0.1" in words
+    again = estimate(checkpoint, tokens, tmp_path / "whole", resume=True, **soft)
+    assert_same(found, again)
+    sharp = estimate(checkpoint, tokens, tmp_path / "sharp", **(soft | {"edge": "sharp"}))
+    assert outcome(found)["products"] <= outcome(sharp)["products"]
+    with pytest.raises(UsageError, match="edge='round'"):
+        estimate(checkpoint, tokens, tmp_path / "no", edge="round")
+    with pytest.raises(UsageError, match="edge belongs to an adaptive estimate"):
+        spectra.slq(Counted(pile()), edge="sharp")
 
 
 @pytest.mark.parametrize(
