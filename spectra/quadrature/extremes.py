@@ -3,6 +3,9 @@
 *Inner.* Ritz values lie inside [λmin, λmax] (Courant–Fischer), so λmax ≥ θ_m − δ. The residual
 β_m|e_mᵀy| places an eigenvalue within that distance of θ_m; it does not exclude a larger one.
 
+Without a whole basis Ritz values are inner only up to the rounding that adds up over the steps
+(`Measure.ritz_error`), which is taken off there and added outside.
+
 *Outer.* If λmax were above x, the probe would give the half-line above x the mass (v·u)² at least,
 which is Beta(½, (n − 1)/2) distributed for a spherical probe. A run shows that this mass is at
 most 1 − L(x), L the sharp lower bound of its distribution function. With P independent probes of
@@ -52,7 +55,7 @@ def _extreme(measure: Measure, side: int, scope: str, confidence: float) -> Esti
         inner.append(max(top, 0.0) if measure.masked_fraction > 0 else top)
         residuals.append(best.residual)
     value, far = np.array(inner), np.array(outer_bounds(measure, side, 1 - confidence))
-    near = value - measure.delta
+    near = value - measure.delta - measure.ritz_error
     stderr = float(value.std(ddof=1)) / math.sqrt(value.size) if value.size > 1 else 0.0
     low, high = float(near.mean()), float(far.mean())
     if scope == "population":
@@ -70,7 +73,7 @@ def outer_bounds(measure: Measure, side: int, risk: float) -> list[float]:
     bounds = []
     for row in measure.runs:
         alone = _outer(row, side, measure.dim_unmasked, risk / measure.num_batches)
-        bound = alone + measure.delta
+        bound = alone + measure.delta + measure.ritz_error
         bounds.append(max(bound, 0.0) if measure.masked_fraction > 0 else bound)
     return bounds
 

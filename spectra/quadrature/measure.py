@@ -121,6 +121,7 @@ class Measure:
         spherical: Whether probes are uniform on the sphere.
         zero_fractions: For each operator, the least share of its n_u eigenvalues that is proven to
             be exactly zero (structural zeros); empty where nothing is proven.
+        ritz_error: How far a Ritz value may lie outside the spectrum, orthogonality being lost.
     """
 
     runs: tuple[tuple[Run, ...], ...]
@@ -129,6 +130,7 @@ class Measure:
     product_error: float = 0.0
     spherical: bool = True
     zero_fractions: tuple[float, ...] = ()
+    ritz_error: float = 0.0
     _cache: dict[float, list[list[RadauMasses]]] = field(
         default_factory=dict, repr=False, compare=False
     )

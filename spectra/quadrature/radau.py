@@ -52,8 +52,11 @@ class RadauMasses:
 
 def radau_rule(alphas: Floats, betas: Floats, x: float) -> tuple[Floats, Floats, int]:
     """Return nodes, weights and the index of the node forced at `x`."""
-    pivots, counts, last_pivots = _pivots(alphas, betas, np.array([x]))
-    return _rule(alphas, betas, x, pivots[0], counts[0], last_pivots[0])
+    exponent = _exponent(alphas, betas)
+    a, b, points = (np.ldexp(part, -exponent) for part in (alphas, betas, np.array([x])))
+    pivots, counts, last_pivots = _pivots(a, b, points)
+    nodes, weights, index = _rule(a, b, float(points[0]), pivots[0], counts[0], last_pivots[0])
+    return np.ldexp(nodes, exponent), weights, index
 
 
 def radau_masses(alphas: Floats, betas: Floats, x: NDArray[np.float64] | float) -> RadauMasses:
@@ -66,6 +69,12 @@ def radau_masses(alphas: Floats, betas: Floats, x: NDArray[np.float64] | float) 
     """
     points = np.atleast_1d(np.asarray(x, dtype=np.float64))
     below, at, above = np.empty_like(points), np.zeros_like(points), np.empty_like(points)
+    if not alphas.any() and not betas.any():  # the zero operator: Ψ steps from 0 to 1 at 0
+        return RadauMasses(
+            (points > 0).astype(float), (points == 0).astype(float), (points < 0).astype(float)
+        )
+    exponent = _exponent(alphas, betas)
+    alphas, betas, points = (np.ldexp(part, -exponent) for part in (alphas, betas, points))
     finite = np.isfinite(points)
     below[~finite] = points[~finite] > 0
     above[~finite] = points[~finite] < 0
@@ -78,6 +87,11 @@ def radau_masses(alphas: Floats, betas: Floats, x: NDArray[np.float64] | float) 
         at[place] = weights[index]
         above[place] = weights[index + 1 :].sum()
     return RadauMasses(below, at, above)
+
+
+def _exponent(alphas: Floats, betas: Floats) -> int:
+    """Return the exponent of the largest coefficient: scaling by a power of two is exact."""
+    return int(np.frexp(max(float(np.abs(alphas).max()), float(betas.max())))[1])
 
 
 def christoffel_number(alphas: Floats, betas: Floats, x: float) -> float:

@@ -169,12 +169,12 @@ def extreme(measure: Measure, side: int, scope: str, risk: float) -> Reading:
     if side == 0:
         near = ritz_norms(measure)
         far = np.maximum(*(np.array(outer_bounds(measure, s, outer / 2)) for s in (-1, 1)))
-        inner = np.maximum(near - measure.delta, 0.0)
+        inner = np.maximum(near - measure.delta - measure.ritz_error, 0.0)
         values = near
     else:
         values = high if side > 0 else low
         far = side * np.array(outer_bounds(measure, side, outer))
-        inner = values - side * measure.delta
+        inner = values - side * (measure.delta + measure.ritz_error)
     ends = np.minimum(inner, far), np.maximum(inner, far)
     return Reading(float(values.mean()), *ends, spent=SPENT if population else 0.0)
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from spectra import quadrature
 from spectra.quadrature import Estimate, Measure, SmoothedDensity
 from spectra.quadrature.gauss import Floats
+from spectra.record.rounding import added_product_error, norm_bound, ritz_error
 
 SCHEMA = 1
 
@@ -56,6 +57,8 @@ class Spectrum:
         """
         checks, estimator = self.metadata.get("checks", {}), self.metadata.get("estimator", {})
         dim = int(self.metadata["dim"])
+        norm = norm_bound(self.alphas, self.betas)
+        steps = int(self.steps.max()) if self.steps.size else 0
         return Measure(
             runs=quadrature.as_runs(
                 self.alphas, self.betas, self.steps, self.points, exact=self.exact
@@ -66,7 +69,9 @@ class Spectrum:
             + float(checks.get("basis_rounding") or 0.0)
             + float(checks.get("condensed_error") or 0.0)
             + float(checks.get("matrix_asymmetry") or 0.0)
-            + float(checks.get("eigensolver_error") or 0.0),
+            + float(checks.get("eigensolver_error") or 0.0)
+            + added_product_error(self.metadata, norm),
+            ritz_error=ritz_error(self.metadata, norm, steps),
             spherical=estimator.get("probe_kind", "sphere") == "sphere",
             zero_fractions=self._proven_zeros(),
         )

@@ -10,6 +10,9 @@ from spectra.quadrature.extremes import extremes
 from spectra.quadrature.gauss import ends
 from spectra.quadrature.mass import mass
 from spectra.quadrature.measure import Measure, Run
+from spectra.quadrature.soft import soft_mass
+from spectra.quadrature.summary import summarize
+from tests.quadrature.prescribed import measure_of
 
 
 def test_long_runs_have_the_bounds_of_their_rules(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,3 +71,29 @@ def _only_at_infinity(whole):
         return whole(self, x)
 
     return radau
+
+
+@pytest.mark.parametrize("scale", [1e-140, 1e-25, 1.0, 1e25, 1e140])
+def test_scales_change_nothing_but_the_scale(scale: float) -> None:
+    """Powers of two would be exact; decimal ones round once."""
+    lam = np.linspace(-1, 2, 40)
+    one, other = (measure_of(lam * c, 12, 0) for c in (1.0, scale))
+    plain, scaled = mass(one, -0.5, 0.5), mass(other, -0.5 * scale, 0.5 * scale)
+    assert (scaled.lower, scaled.upper) == pytest.approx((plain.lower, plain.upper), abs=1e-6)
+    for a, b in zip(extremes(one), extremes(other), strict=True):
+        assert b.lower / scale == pytest.approx(a.lower, rel=1e-6)
+        assert b.upper / scale == pytest.approx(a.upper, rel=1e-6)
+    share = soft_mass(other, 0.5 * scale)
+    assert share.lower == pytest.approx(soft_mass(one, 0.5).lower, abs=1e-9)
+
+
+def test_the_zero_operator_has_one_eigenvalue() -> None:
+    found = measure_of(np.zeros(400), 4, 0)
+    assert mass(found, -1.0, 1.0).lower > 0.9
+    assert mass(found, 1e-3, 1.0).node_sum == 0
+    low, high = extremes(found)
+    assert low.lower <= 0 <= high.upper
+    assert high.upper < 1e-12
+    assert soft_mass(found, 1e-6).node_sum == pytest.approx(1.0)
+    summary = summarize(found)
+    assert summary["lambda_max"]["batches"]["upper"] < 1e-12
