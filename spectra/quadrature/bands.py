@@ -22,11 +22,11 @@ from spectra.quadrature.estimates import (
     check_confidence,
     check_scope,
     probe_halfwidth,
-    student_halfwidth,
 )
 from spectra.quadrature.gauss import Floats
 from spectra.quadrature.mass import effective_runs, with_zeros
 from spectra.quadrature.measure import Measure, require_spherical
+from spectra.quadrature.population import population_interval
 
 
 @dataclass(frozen=True)
@@ -158,16 +158,13 @@ def _band(
 ) -> Band:
     low, high = bounds  # (B, X)
     n = measure.dim_unmasked
+    jumps = float(n * measure.num_batches) if simultaneous else 1.0
+    h = probe_halfwidth(n, effective_runs(measure), confidence, events=jumps)
+    least, most = low.mean(axis=0) - h, high.mean(axis=0) + h
     if scope == "population":
-        below = np.array([student_halfwidth(column, confidence) for column in low.T])
-        above = np.array([student_halfwidth(column, confidence) for column in high.T])
-    else:
-        jumps = float(n * measure.num_batches) if simultaneous else 1.0
-        h = probe_halfwidth(n, effective_runs(measure), confidence, events=jumps)
-        below = above = np.full(x.shape, h)
+        least, most = population_interval(low, high, confidence, (least, most), shares=True)
     share = 1 - measure.masked_fraction
     zeros = np.where(inside, measure.masked_fraction, 0.0)
-    least, most = low.mean(axis=0) - below, high.mean(axis=0) + above
     if scope == "batches":  # the zeros that are proven owe nothing to the probes
         proven = float(measure.proven_zeros.mean())
         least = np.where(inside, np.maximum(least, proven), least)

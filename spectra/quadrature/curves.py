@@ -10,7 +10,10 @@ and √(α_1² + β_1²), and within the bounds by soft shares (spectra.quadratu
 far narrower as a rule.
 
 *Effective rank* is (Σ|λ|)²/Σλ², sums over batches: as many eigenvalues of equal size would give
-both sums. It does not change when the loss is rescaled.
+both sums. It does not change when the loss is rescaled. With m_1 and m_2 the means of |λ| and λ² it
+is n m_1²/m_2 = n max_a (2a m_1 − a² m_2), the maximum over a of means of 2a|λ| − a²λ²; its ends are
+the maxima of their ends (spectra.quadrature.tilting), once for all a as the tilted spectra that are
+not refuted are a convex set.
 
 *Quantiles of |λ|* are found by inverting the bounds of M, as in spectra.quadrature.quantiles.
 
@@ -23,14 +26,16 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.stats
+import scipy.optimize
 
-from spectra.quadrature.estimates import normal_quantile, probe_halfwidth
+from spectra.quadrature.estimates import probe_halfwidth
 from spectra.quadrature.gauss import Floats
 from spectra.quadrature.logarithmic import magnitude_bounds
 from spectra.quadrature.mass import effective_runs, with_zeros
 from spectra.quadrature.measure import Measure
+from spectra.quadrature.population import population_interval
 from spectra.quadrature.reading import Reading, Sums, run_bounds
+from spectra.quadrature.tilting import Tilting
 
 FIRST_POINTS = 30  # thresholds of the first grid
 DECADES = 5
@@ -38,6 +43,7 @@ LOSS = 0.02  # of the mean |λ|: what the grid may cost an integral
 MOST_POINTS = 500
 ROUNDS = 8
 PIECES = 10  # of the cells that hold a quantile
+REACH = 4  # of ln a, about where the seen spectrum has its maximum
 PRECISION = 0.01  # of a quantile: what is left to the grid without splitting
 
 
@@ -132,30 +138,59 @@ def mean_magnitude(curves: Curves, place: int, sums: Sums) -> tuple[Floats, Floa
 def effective_rank(curves: Curves, place: int, sums: Sums, risk: float) -> Reading:
     """Return (Σ|λ|)²/Σλ², the sums over all batches.
 
-    Its logarithm is linear in both means near their values: probes err by ∫ f dΨ with
-    f(λ) = 2|λ|/mean |λ| − λ²/mean λ².
+    No number of eigenvalues in one operator is below 1, so that over B operators none is below 1/B.
     """
     measure = sums.measure
-    limits = (0.0, float(measure.dim_unmasked))
+    n = measure.dim_unmasked
+    limits = (1 / measure.num_batches, float(n))
     square = float(sums.second.mean())
     if square <= 0:
         nothing = np.zeros(measure.num_batches)
-        return Reading(0.0, nothing, nothing, limits=limits)
+        return Reading(0.0, nothing, nothing, limits=(0.0, limits[1]))
     low, high = mean_magnitude(curves, place, sums)
-    middle = max(float(low.mean() + high.mean()) / 2, 1e-300)
 
     def rank(magnitude: Floats) -> tuple[float, Floats]:
         mean = max(float(magnitude.mean()), 1e-300)
-        value = measure.dim_unmasked * mean**2 / square
+        value = n * mean * (mean / square)
         return value, value * (2 * magnitude / mean - sums.second / square)
 
     (least, lows), (most, highs) = rank(low), rank(high)
-    error = sums.probe_error(lambda x: 2 * np.abs(x) / middle - x**2 / square)
-    factor = math.exp(normal_quantile(1 - risk) * error)
     product = most * 2 * measure.delta / math.sqrt(square)
-    random = (least * (1 - 1 / factor), most * (factor - 1))
+    if measure.exact:
+        return Reading(math.sqrt(least * most), lows - product, highs + product, limits=limits)
+    tilting = sums.tilting(risk)
+    seen = float(np.abs(tilting.seen.x) @ tilting.seen.weights)
+    lower, upper = (n * end for end in _ratio(tilting, seen, square))
+    lower *= (float(low.mean()) / seen) ** 2  # the nodes' mean |λ| is one of those possible
+    upper *= (float(high.mean()) / seen) ** 2
     ends = lows - product, highs + product
+    random = (least - lower, upper - most)
     return Reading(math.sqrt(least * most), *ends, random, product, limits=limits)
+
+
+def _ratio(tilting: Tilting, mean: float, square: float) -> tuple[float, float]:
+    """Return ends of (mean |λ|)²/mean λ² over all eigenvalues, given both as they are seen."""
+
+    def end(side: int) -> float:
+        def negative(exponent: float) -> float:
+            a = math.exp(exponent) * mean / square
+
+            def f(x: Floats) -> Floats:
+                size = a * np.abs(x)
+                values: Floats = side * (2 - size) * size
+                return values
+
+            return -side * tilting.upper(f)
+
+        tried = np.linspace(-REACH, REACH, 2 * REACH + 1)
+        best = float(tried[int(np.argmin([negative(x) for x in tried.tolist()]))])
+        around = (best - 1, best + 1)
+        found = scipy.optimize.minimize_scalar(
+            negative, bounds=around, method="bounded", options={"xatol": 1e-2}
+        )
+        return -float(found.fun)
+
+    return max(end(-1), 0.0), end(1)
 
 
 def quantiles(
@@ -191,15 +226,13 @@ def _mass_curves(
     measure = curves.measures[place]
     tau, low, high = curves.within(place)
     f = measure.masked_fraction
-    if scope == "population":
-        t = float(scipy.stats.t.ppf(1 - risk / 2, measure.num_batches - 1))
-        root = math.sqrt(measure.num_batches)
-        below, above = (t * bound.std(axis=0, ddof=1) / root for bound in (low, high))
-    else:
-        h = probe_halfwidth(measure.dim_unmasked, effective_runs(measure), 1 - risk)
-        below = above = np.full(tau.shape, h)
     L, U = low.mean(axis=0), high.mean(axis=0)
-    curves_seen = [U + above, U, (L + U) / 2, L, L - below]
+    h = probe_halfwidth(measure.dim_unmasked, effective_runs(measure), 1 - risk)
+    lower, upper = L - h, U + h
+    if scope == "population":
+        lower, upper = population_interval(low, high, 1 - risk, (lower, upper), shares=True)
+        lower, upper = (np.maximum.accumulate(end) for end in (lower, upper))
+    curves_seen = [upper, U, (L + U) / 2, L, lower]
     return tau, [f + (1 - f) * np.clip(curve, 0.0, 1.0) for curve in curves_seen]
 
 

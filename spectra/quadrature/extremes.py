@@ -27,9 +27,9 @@ from spectra.quadrature.estimates import (
     Estimate,
     check_confidence,
     check_scope,
-    student_halfwidth,
 )
 from spectra.quadrature.measure import Measure, Run, require_spherical
+from spectra.quadrature.population import population_interval
 
 
 def extremes(
@@ -59,8 +59,7 @@ def _extreme(measure: Measure, side: int, scope: str, confidence: float) -> Esti
     stderr = float(value.std(ddof=1)) / math.sqrt(value.size) if value.size > 1 else 0.0
     low, high = float(near.mean()), float(far.mean())
     if scope == "population":
-        low -= student_halfwidth(near, confidence)
-        high += student_halfwidth(far, confidence)
+        low, high = map(float, population_interval(near, far, confidence, (low, high)))
     ends = sorted((side * low, side * high))
     note = f"nearest eigenvalue within {max(residuals) + measure.delta:.2g} of the Ritz value"
     return Estimate(

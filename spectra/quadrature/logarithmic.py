@@ -34,12 +34,12 @@ from spectra.quadrature.estimates import (
     Estimate,
     check_confidence,
     check_scope,
-    student_halfwidth,
 )
 from spectra.quadrature.extremes import outer_bounds
 from spectra.quadrature.gauss import Floats
 from spectra.quadrature.mass import effective_runs
 from spectra.quadrature.measure import LONG, Measure, Run, require_spherical
+from spectra.quadrature.population import population_interval
 from spectra.quadrature.radau import radau_rule
 
 POINTS = 8  # Gauss–Legendre points on a unit of ln s
@@ -124,20 +124,26 @@ def _functional(
     low, high = mean_bounds(measure, bounds)
     share = 1 - measure.masked_fraction
     value = share * float((low + high).mean()) / 2
+    lower, upper, stderr = _batches(measure, low, high, largest, 1 - confidence)
     if scope == "population":
         middle = (low + high) / 2
-        stderr = share * float(middle.std(ddof=1)) / math.sqrt(middle.size)
-        lower = share * max(float(low.mean()) - student_halfwidth(low, confidence), 0.0)
-        upper = share * (float(high.mean()) + student_halfwidth(high, confidence))
-        return Estimate(value, stderr, lower, upper, scope, confidence)
-    risk = 1 - confidence
+        stderr = float(middle.std(ddof=1)) / math.sqrt(middle.size)
+        lower, upper = map(float, population_interval(low, high, confidence, (lower, upper)))
+    lower, upper = share * max(lower, 0.0), share * upper
+    return Estimate(value, share * stderr, lower, upper, scope, confidence)
+
+
+def _batches(
+    measure: Measure, low: Floats, high: Floats, largest: Callable[[float], float], risk: float
+) -> tuple[float, float, float]:
+    """Return the interval for the batches used and the standard error, of the unmasked block."""
     radius = max(max(outer_bounds(measure, side, risk * SPENT / 2)) for side in (-1, 1))
     top = largest(radius) if math.isfinite(radius) else math.inf
     if top <= 0:
-        return Estimate(value, 0.0, share * float(low.mean()), share * float(high.mean()))
-    probes = effective_runs(measure)
+        return float(low.mean()), float(high.mean()), 0.0
     if not math.isfinite(top):
-        return Estimate(value, math.inf, 0.0, math.inf, scope, confidence)
+        return 0.0, math.inf, math.inf
+    probes = effective_runs(measure)
     ends = share_interval(
         np.array([low.mean() / top]),
         np.array([high.mean() / top]),
@@ -145,11 +151,9 @@ def _functional(
         probes,
         1 - risk * (1 - SPENT),
     )
-    stderr = share * math.sqrt(2 * value * top / ((measure.dim_unmasked + 2) * probes))
-    return Estimate(
-        value, stderr, share * top * float(ends[0][0]), share * top * float(ends[1][0]),
-        scope, confidence,
-    )  # fmt: skip
+    middle = float((low + high).mean()) / 2
+    stderr = math.sqrt(2 * middle * top / ((measure.dim_unmasked + 2) * probes))
+    return top * float(ends[0][0]), top * float(ends[1][0]), stderr
 
 
 def mean_bounds(measure: Measure, bounds: Bounds) -> tuple[Floats, Floats]:

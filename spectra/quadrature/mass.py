@@ -28,10 +28,10 @@ from spectra.quadrature.estimates import (
     check_scope,
     fraction_stderr,
     probe_halfwidth,
-    student_halfwidth,
 )
 from spectra.quadrature.gauss import Floats
 from spectra.quadrature.measure import Measure, require_spherical
+from spectra.quadrature.population import population_interval
 from spectra.quadrature.steps import sharp_steps
 
 
@@ -137,16 +137,17 @@ def _interval(
 ) -> tuple[float, float, float]:
     """Return lower, upper and standard error on the unmasked block from batch means (B,)."""
     middle = (low + high) / 2
-    if scope == "population":
-        h_low, h_high = student_halfwidth(low, confidence), student_halfwidth(high, confidence)
-        stderr = float(middle.std(ddof=1)) / math.sqrt(middle.size)
-        return float(low.mean()) - h_low, float(high.mean()) + h_high, stderr
     probes = effective_runs(measure)
     jumps = float(measure.dim_unmasked * measure.num_batches)
     events = jumps * (jumps + 1) / 2 if simultaneous else 1.0
     h = probe_halfwidth(measure.dim_unmasked, probes, confidence, events=events)
     stderr = fraction_stderr(float(middle.mean()), measure.dim_unmasked, probes)
-    return float(low.mean()) - h, float(high.mean()) + h, stderr
+    lower, upper = float(low.mean()) - h, float(high.mean()) + h
+    if scope == "population":
+        ends = population_interval(low, high, confidence, (lower, upper), shares=True)
+        lower, upper = map(float, ends)
+        stderr = float(middle.std(ddof=1)) / math.sqrt(middle.size)
+    return lower, upper, stderr
 
 
 def effective_runs(measure: Measure) -> float:

@@ -51,6 +51,15 @@ class Run:
         """Return the run of the first `steps` steps, which is a Lanczos run of its own."""
         return self if self.alphas.size <= steps else Run(self.alphas[:steps], self.betas[:steps])
 
+    def scaled(self, exponent: int) -> Run:
+        """Return the run of the operator times 2^exponent, which is exact."""
+        return replace(
+            self,
+            alphas=np.ldexp(self.alphas, exponent),
+            betas=np.ldexp(self.betas, exponent),
+            kept=None,
+        )
+
     def bounds(self, x: Floats) -> tuple[Floats, Floats]:
         """Return the sharp bounds of Ψ(x−) and Ψ(x) at finite `x`, each (X,)."""
         return sharp_bounds(self.alphas, self.betas, x)

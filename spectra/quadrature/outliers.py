@@ -4,7 +4,8 @@ The weight a single probe gives to one of n eigenvalues is χ²_1/n: its relativ
 large n is, so the height of an outlier's peak in a log-scale density is noise. Where a Ritz value
 has converged and stands alone its share is known without any probe: multiplicity/n
 (variance-reduced SLQ, Bhattacharjee et al., arXiv 2410.21690). The remaining weights are scaled so
-that the total stays 1.
+that the total stays 1. What is known so is one copy: the weight of an atom, many equal eigenvalues,
+is seen as well as any share of the bulk and no better, and is left with the bulk.
 
 Copies of a converged Ritz value (ghosts, when orthogonality is not kept) are one cluster. A single
 probe cannot see multiplicity: it is taken as 1 unless the cluster's weight, n·w ~ χ²₁, is too
@@ -27,11 +28,21 @@ IMPLAUSIBLE = 1e-3  # probability below which the observed weight is not that of
 
 @dataclass(frozen=True)
 class Outlier:
-    """One isolated eigenvalue: its value, multiplicity, and its nodes in the run it came from."""
+    """One isolated eigenvalue.
+
+    Attributes:
+        value: The eigenvalue.
+        multiplicity: 1, or what its weight says where that is far too large for 1.
+        nodes: Its nodes in the run it came from.
+        residual: Residual norm of the Ritz value: an eigenvalue lies that near.
+        gap: Distance to the nearest other node.
+    """
 
     value: float
     multiplicity: int
     nodes: tuple[int, ...]
+    residual: float = 0.0
+    gap: float = np.inf
 
 
 def find_outliers(run: Run, dim: int, delta: float) -> list[Outlier]:
@@ -52,27 +63,26 @@ def find_outliers(run: Run, dim: int, delta: float) -> list[Outlier]:
             multiplicity = 1
             if scipy.stats.chi2.sf(observed, 1) < IMPLAUSIBLE:
                 multiplicity = max(1, round(observed))
-            found.append(Outlier(value, multiplicity, tuple(group)))
+            residual = float(residuals[group].min())
+            found.append(Outlier(value, multiplicity, tuple(group), residual, gap))
     return found
 
 
 def corrected_weights(run: Run, dim: int, delta: float) -> Floats:
-    """Return the weights of one run, (m,), with every outlier's set to multiplicity/dim."""
+    """Return the weights of one run, (m,), with that of every single outlier 1/dim."""
     weights = run.rule.weights.copy()
-    outliers = find_outliers(run, dim, delta)
-    if not outliers:
-        return weights
+    single = [o for o in find_outliers(run, dim, delta) if o.multiplicity == 1]
     taken = np.zeros(weights.size, dtype=bool)
-    fixed = sum(o.multiplicity for o in outliers) / dim
-    for outlier in outliers:
+    for outlier in single:
         taken[list(outlier.nodes)] = True
-    bulk = float(weights[~taken].sum())
-    if fixed >= 1 or bulk <= 0:  # as many isolated eigenvalues as dimensions: nothing to repair
+    bulk, rest = float(weights[~taken].sum()), 1 - len(single) / dim
+    if not single or rest < 0 or (bulk <= 0 and len(single) < dim):
         return weights
-    for outlier in outliers:
+    for outlier in single:
         inside = list(outlier.nodes)
-        weights[inside] *= outlier.multiplicity / dim / float(weights[inside].sum())
-    weights[~taken] *= (1 - fixed) / bulk
+        weights[inside] *= 1 / dim / float(weights[inside].sum())
+    if bulk > 0:
+        weights[~taken] *= rest / bulk
     return weights
 
 

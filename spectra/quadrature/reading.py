@@ -5,14 +5,13 @@ far as resolution goes, and by what the probes add to the interval of the batche
 that are not means over batches (a root, a ratio) are linearized about their means, so that the mean
 of the bounds is the quantity itself and their spread is that of its error over batches.
 
-The interval of a sum over eigenvalues is normal with the probes' variance, as that of
-spectra.quadrature.moments, but the variance counts every isolated eigenvalue at least once.
+The interval of a sum over eigenvalues is that of spectra.quadrature.tilting; the interval over data
+that of spectra.quadrature.population, which is never narrower than that for the batches used.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,17 +21,16 @@ from spectra.quadrature.concentration import share_interval
 from spectra.quadrature.estimates import (
     Estimate,
     batch_means,
-    normal_quantile,
     probe_halfwidth,
-    student_halfwidth,
 )
 from spectra.quadrature.extremes import outer_bounds
 from spectra.quadrature.gauss import Floats
 from spectra.quadrature.logarithmic import magnitude_bounds, mean_bounds, mean_magnitude
 from spectra.quadrature.mass import effective_runs, with_zeros
 from spectra.quadrature.measure import Measure, Run
-from spectra.quadrature.outliers import corrected_weights
+from spectra.quadrature.population import population_interval
 from spectra.quadrature.soft import DEFAULT_ORDER, soft_bounds
+from spectra.quadrature.tilting import Tilting
 
 FAR = 100.0  # in units of the largest coefficient; Ritz values are within 3
 SPENT = 0.1  # of the population's risk, on the outer bounds that its batch values rest on
@@ -51,6 +49,7 @@ class Reading:
         paired: Whether batches of two records may be subtracted one by one.
         spent: Share of the risk that the bounds themselves have taken, over the population.
         limits: Between which the quantity lies whatever is measured.
+        shares: Whether it is a share, in [0, 1].
     """
 
     value: float
@@ -61,25 +60,25 @@ class Reading:
     paired: bool = True
     spent: float = 0.0
     limits: tuple[float, float] = (-math.inf, math.inf)
-
-    def sampling(self, scope: str, risk: float) -> tuple[float, float]:
-        """Return what probes or batches add below and above."""
-        if scope == "batches" or not self.paired:
-            return self.random
-        level = 1 - risk * (1 - self.spent)
-        return student_halfwidth(self.low, level), student_halfwidth(self.high, level)
+    shares: bool = False
 
     def estimate(self, scope: str, risk: float) -> Estimate:
         """Return the quantity with its interval."""
-        below, above = self.sampling(scope, risk)
-        lower = max(float(self.low.mean()) - below, self.limits[0])
-        upper = min(float(self.high.mean()) + above, self.limits[1])
+        lower = float(self.low.mean()) - self.random[0]
+        upper = float(self.high.mean()) + self.random[1]
+        if scope == "population" and self.paired:
+            level = 1 - risk * (1 - self.spent)
+            ends = population_interval(
+                self.low, self.high, level, (lower, upper), shares=self.shares
+            )
+            lower, upper = map(float, ends)
+        lower, upper = max(lower, self.limits[0]), min(upper, self.limits[1])
         value = min(max(self.value, lower), upper)
         return Estimate(value, math.nan, lower, upper, scope, 1 - risk)
 
 
 class Sums:
-    """Sums over eigenvalues that Gauss quadrature knows, and the error probes make in any sum.
+    """Sums over eigenvalues that Gauss quadrature knows, and the intervals of sums.
 
     Attributes:
         measure: What was measured.
@@ -92,27 +91,13 @@ class Sums:
         self.first, self.second = (
             batch_means(measure.per_run(partial(_moment, power=power))) for power in (1, 2)
         )
-        self._runs = [
-            (run, corrected_weights(run, measure.dim_unmasked, measure.delta))
-            for row in measure.runs
-            for run in row
-        ]
+        self._tiltings: dict[float, Tilting] = {}
 
-    def probe_error(self, f: Callable[[Floats], Floats], *, power: int | None = None) -> float:
-        """Return the standard error of the mean over batches of ∫f dΨ, of the mean of f.
-
-        One probe has the variance 2Φ(f²)/(n + 2) at most. Φ(f²) is taken from the nodes, with the
-        weights seen or with isolated eigenvalues counted as such, whichever gives more: a probe
-        that all but misses an outlier misses its share of the variance as well. Where f(λ)² is λ
-        to the `power`, what is seen is exact.
-        """
-        squares = []
-        for run, counted in self._runs:
-            values = f(run.points[0]) ** 2
-            seen = _moment(run, power) if power else float(run.points[1] @ values)
-            squares.append(max(seen, float(counted @ values)))
-        effective = (self.measure.dim_unmasked + 2) * effective_runs(self.measure)
-        return math.sqrt(2 * float(np.mean(squares)) / effective)
+    def tilting(self, risk: float) -> Tilting:
+        """Return what gives the intervals of means over eigenvalues at `risk`."""
+        if risk not in self._tiltings:
+            self._tiltings[risk] = Tilting(self.measure, risk)
+        return self._tiltings[risk]
 
 
 def _moment(run: Run, power: int) -> float:
@@ -137,28 +122,27 @@ def ritz_ends(measure: Measure) -> tuple[Floats, Floats]:
 
 def rms(sums: Sums, risk: float) -> Reading:
     """Return √(mean λ²); a product error δ moves it by at most δ (Hoffman & Wielandt)."""
-    measure, z = sums.measure, normal_quantile(1 - risk)
+    measure = sums.measure
     share = measure.dim_unmasked / measure.dim
     squares = share * sums.second
     mean = float(squares.mean())
     root = math.sqrt(mean)
     values = root + (squares - mean) / (2 * root) if root > 0 else np.zeros_like(squares)
-    error = z * share * sums.probe_error(np.square, power=4)
-    least = float(np.mean(ritz_norms(measure) ** 2)) / measure.dim  # one eigenvalue at least
-    low = math.sqrt(max(mean - error, min(least, mean)))
+    both = sums.tilting(risk).interval(np.square)
+    least, most = (math.sqrt(share * max(end, 0.0)) for end in both)
     product = math.sqrt(share) * measure.delta
-    random = (root - low, math.sqrt(mean + error) - root)
     ends = values - product, values + product
-    return Reading(root, *ends, random, product, limits=(0.0, math.inf))
+    return Reading(root, *ends, (root - least, most - root), product, limits=(0.0, math.inf))
 
 
 def trace(sums: Sums, risk: float) -> Reading:
     """Return tr H."""
     measure, n = sums.measure, sums.measure.dim_unmasked
-    error = normal_quantile(1 - risk) * n * sums.probe_error(np.asarray, power=2)
+    least, most = (n * end for end in sums.tilting(risk).interval(np.asarray))
     values, product = n * sums.first, n * measure.delta
+    value = float(values.mean())
     ends = values - product, values + product
-    return Reading(float(values.mean()), *ends, (error, error), product)
+    return Reading(value, *ends, (value - least, most - value), product)
 
 
 def extreme(measure: Measure, side: int, scope: str, risk: float) -> Reading:
@@ -220,7 +204,7 @@ def masses(measure: Measure, a: Floats, b: Floats, risk: float, *, zeros: bool) 
     found = []
     for L, U in zip(offset + share * low.T, offset + share * high.T, strict=True):
         middle = float(L.mean() + U.mean()) / 2
-        found.append(Reading(middle, L, U, (h, h), limits=limits))
+        found.append(Reading(middle, L, U, (h, h), limits=limits, shares=True))
     return found
 
 
@@ -243,7 +227,7 @@ def soft_share(measure: Measure, tau: float, risk: float, *, unmasked: bool = Fa
     ends = f + (1 - f) * low, f + (1 - f) * high
     middle = float(ends[0].mean() + ends[1].mean()) / 2
     added = (1 - f) * random[0], (1 - f) * random[1]
-    return Reading(middle, *ends, added, min(product, 1.0), limits=limits)
+    return Reading(middle, *ends, added, min(product, 1.0), limits=limits, shares=True)
 
 
 def mean_size(measure: Measure, risk: float) -> Reading:

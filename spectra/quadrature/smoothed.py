@@ -36,11 +36,11 @@ from spectra.quadrature.estimates import (
     CONFIDENCE,
     check_confidence,
     check_scope,
-    student_halfwidth,
 )
 from spectra.quadrature.gauss import Floats
 from spectra.quadrature.mass import effective_runs
 from spectra.quadrature.measure import Measure, require_spherical
+from spectra.quadrature.population import population_interval
 
 RELATIVE = 0.1  # half-width of the bounds, in units of the value, at the default width
 IN_ALL = 0.5  # half-width of the interval: its upper end is at most three times its lower one
@@ -108,11 +108,10 @@ def smoothed_density(
         if not ((eta > 0) & np.isfinite(eta)).all():
             raise UsageError(f"width={width} is not the width of a Lorentzian; pass η > 0.")
     low, high = _bounds(measure, x, eta)
-    if scope == "population":
-        lower = low.mean(axis=0) - np.array([student_halfwidth(c, confidence) for c in low.T])
-        upper = high.mean(axis=0) + np.array([student_halfwidth(c, confidence) for c in high.T])
-    else:
-        lower, upper = _interval(measure, low, high, confidence, events)
+    alone = scope == "population"  # each point by itself
+    lower, upper = _interval(measure, low, high, confidence, 1.0 if alone else events)
+    if alone:
+        lower, upper = population_interval(low, high, confidence, (lower, upper), shares=True)
     scale = (1 - measure.masked_fraction) / (math.pi * eta)
     ends = [scale * np.clip(end, 0.0, 1.0) for end in (lower, upper)]
     value = np.clip(scale * (low + high).mean(axis=0) / 2, *ends)

@@ -15,7 +15,8 @@ beforehand its number of entries serves, where that is less.
 *Exact zeros.* Masked coordinates and structural zeros have the weight 1 and are counted as proven,
 not as measured: no interval begins below them.
 
-*Population over data.* Student's t on the bounds of each batch, as for every share.
+*Population over data.* From the bounds of each batch (spectra.quadrature.population), as for every
+share.
 
 Shapes: T thresholds, B batches.
 """
@@ -36,11 +37,11 @@ from spectra.quadrature.estimates import (
     check_confidence,
     check_scope,
     fraction_stderr,
-    student_halfwidth,
 )
 from spectra.quadrature.gauss import Floats
 from spectra.quadrature.mass import effective_runs
 from spectra.quadrature.measure import Measure, require_spherical
+from spectra.quadrature.population import population_interval
 from spectra.quadrature.windows import ORDERS, check_order, window
 
 DEFAULT_ORDER = 2
@@ -167,20 +168,19 @@ def soft_band(
     zeros = measure.proven_zeros
     if scope == "population":
         low, high = np.maximum(low, zeros[:, None]), np.maximum(high, zeros[:, None])
-        below = np.array([student_halfwidth(column, confidence) for column in low.T])
-        above = np.array([student_halfwidth(column, confidence) for column in high.T])
-        lower, upper = low.mean(axis=0) - below, high.mean(axis=0) + above
+    jumps = float(measure.dim_unmasked * measure.num_batches)
+    count = min(jumps, math.inf if events is None else events) if together else 1.0
+    lower, upper = share_interval(
+        low.mean(axis=0),
+        high.mean(axis=0),
+        measure.dim_unmasked,
+        effective_runs(measure),
+        confidence,
+        events=count,
+    )
+    if scope == "population":
+        lower, upper = population_interval(low, high, confidence, (lower, upper), shares=True)
     else:
-        jumps = float(measure.dim_unmasked * measure.num_batches)
-        count = min(jumps, math.inf if events is None else events) if together else 1.0
-        lower, upper = share_interval(
-            low.mean(axis=0),
-            high.mean(axis=0),
-            measure.dim_unmasked,
-            effective_runs(measure),
-            confidence,
-            events=count,
-        )
         lower = np.maximum(lower, zeros.mean())
         upper = np.maximum(upper, lower)
     f = measure.masked_fraction
