@@ -102,7 +102,7 @@ class Request:
     negative_mass: bool = _option(False, "With --tol: ask for the mass of λ < 0 as well.")
     scope: str = _option(
         "batches",
-        "With --tol: intervals for these batches (3), or for the population over data (10).",
+        "With --tol: intervals for these batches (3), or for the population over data (5).",
     )
     max_hvps: int | None = _option(
         None, "With --tol: products that may be spent on all batches together (1,200)."
