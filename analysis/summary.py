@@ -30,6 +30,7 @@ from analysis.tables import (
     share_interval,
     text,
 )
+from spectra.quadrature import assumption
 from spectra.record.spectrum import Spectrum
 
 SCOPES = ("batches", "population")
@@ -64,6 +65,8 @@ def summary_lines(spectrum: Spectrum) -> list[str]:
         cells += _unmasked(entry, scopes, masked_share(meta))
         note = _of(entry, "batches").get("note") or entry.get("note")
         notes += [f"  {note}".translate(SIGN)] if note else []
+    if "population" in scopes:
+        lines.append(assumption(spectrum.measure.num_batches))
     return [*lines, *aligned(cells), *notes, *_zeros(spectrum), *_warned(meta)]
 
 
