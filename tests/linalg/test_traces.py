@@ -185,9 +185,8 @@ def test_few_rademacher_probes_have_no_interval() -> None:
     blind = trace(op, method="hutchinson", num_matvecs=5, kind="rademacher")
     assert (blind.lower, blind.upper) == (-math.inf, math.inf)
     assert "no interval" in blind.note
-    for seed in range(40):
-        found = trace(op, method="hutchinson", num_matvecs=5, seed=seed)  # spherical, therefore
-        assert found.lower < 2 < found.upper
+    found = [trace(op, method="hutchinson", num_matvecs=5, seed=seed) for seed in range(100)]
+    assert sum(e.lower < 2 < e.upper for e in found) >= 94  # spherical, therefore
 
 
 @pytest.mark.parametrize("values", [(1.0,), (1.0, 2.0, 5.0), (100.0, -100.0), (1.0, -3.0)])
