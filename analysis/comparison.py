@@ -24,7 +24,7 @@ from analysis.labels import config_id, title_parts
 from analysis.load import RecordWarning, find_records, spectrum
 from analysis.tables import DASH, SIGN, aligned, number_interval, share_interval
 from spectra.errors import UsageError
-from spectra.quadrature import Difference, Estimate, differences
+from spectra.quadrature import Difference, Estimate, assumption, differences
 from spectra.quadrature.difference import RESOLVED
 from spectra.quadrature.estimates import CONFIDENCE, RESOLVED_WIDTH
 from spectra.record.spectrum import Spectrum
@@ -78,6 +78,8 @@ class Comparison:
         where = "this batch" if self.batches == 1 else f"these {self.batches} batches"
         where = "population over data" if self.scope == "population" else where
         lines = [f"A  {self.a}", f"B  {self.b}"]
+        if self.scope == "population":
+            lines.append(assumption(self.batches, self.confidence))
         rows: list[Any] = self.table.to_dict("records")
         heads = ["A", "B", f"B − A, {held}, {where}", "limited by"]
         groups = {

@@ -32,8 +32,7 @@ from analysis.tables import (
     share_interval,
     text,
 )
-from spectra.quadrature.estimates import CONFIDENCE
-from spectra.quadrature.population import assumption
+from spectra.quadrature import assumption
 from spectra.quadrature.soft import DEFAULT_ORDER, NARROW
 from spectra.record.spectrum import Spectrum
 
@@ -70,7 +69,7 @@ def summary_lines(spectrum: Spectrum, *, sharp: bool = False) -> list[str]:
     cells += soft_rows(spectrum, summary, scopes)
     lines += [*aligned(cells), *_resolution(summary)]
     if "population" in scopes:
-        lines.append(assumption(spectrum.measure.num_batches, CONFIDENCE))
+        lines.append(assumption(spectrum.measure.num_batches))
     if sharp:
         lines += _sharp(summary, scopes, heads, masked_share(meta))
     return [*lines, *_zeros(spectrum), *_warned(meta)]

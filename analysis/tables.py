@@ -17,6 +17,7 @@ import pandas as pd
 
 from analysis.labels import WINQ_LABEL, bits_label, known, point_words, step_label
 from spectra.errors import RecordError, printable
+from spectra.quadrature import assumption
 from spectra.record import write_atomically
 
 DASH = "–"
@@ -153,8 +154,11 @@ def table_text(runs: pd.DataFrame, **options: Any) -> str:
     if shared:
         facts = ", ".join(f"{name} {value}" for name, value in shared.items() if value != DASH)
         lines.append(f"all runs: {facts}")
-    lines += aligned([list(shown.columns), *shown.to_numpy().tolist()])
     scopes = set(runs["scope"].dropna()) if "scope" in runs else set()
+    if not scopes <= {"batches"}:
+        over = runs.loc[runs["scope"] == "population", "num_batches"].dropna()
+        lines += [assumption(int(over.min()))] if len(over) else []
+    lines += aligned([list(shown.columns), *shown.to_numpy().tolist()])
     words = "these batches" if scopes <= {"batches"} else "the population over data"
     soft = "" if options.get("sharp") else f"{SOFT_NOTE}; "
     lines.append(f"[a, b]: 95 % interval, {words}; {soft}{ZERO_NOTE}")

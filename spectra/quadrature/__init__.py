@@ -14,6 +14,7 @@ from spectra.quadrature.measure import Measure, Run
 from spectra.quadrature.moments import moment
 from spectra.quadrature.outliers import find_outliers, pooled_outliers
 from spectra.quadrature.padded import as_runs
+from spectra.quadrature.population import assumption
 from spectra.quadrature.quantiles import quantile
 from spectra.quadrature.radau import RadauMasses, radau_masses, radau_rule
 from spectra.quadrature.smoothed import SmoothedDensity, smoothed_density
@@ -42,6 +43,7 @@ __all__ = [
     "SmoothedDensity",
     "SoftBand",
     "as_runs",
+    "assumption",
     "cdf",
     "cdf_band",
     "density",

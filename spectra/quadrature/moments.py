@@ -33,7 +33,7 @@ from spectra.quadrature.measure import Measure
 from spectra.quadrature.population import population_interval
 from spectra.quadrature.tilting import Tilting
 
-ENOUGH = 5  # Rademacher probes on each operator below which no interval is known
+ENOUGH = 6  # Rademacher probes on each operator below which no interval is known
 
 
 def moment(

@@ -38,8 +38,9 @@ eigenvalue, whatever weight the probe gave it. So, with c = Ψ(f) and S any set 
 and for a lower end, S being those with f(θ_j) > c, the last term is at least the lower end for
 (f − c) with 0 in place of f(θ_j) − c, wherever the weight seen at θ_j comes from. No multiplicity
 is assumed. The better of this end and the plain one is taken, at the shares `SIMPLE` and the rest
-of the risk. Left out of S is what has so large a weight that it must be many copies. Where all n
-eigenvalues are certain the mean is known.
+of the risk. Left out of S is what has so large a weight that it must be many copies. An upper end
+is at least that with one copy of each: a probe that hardly saw an eigenvalue is no evidence against
+it. Where all n eigenvalues are certain the mean is known.
 
 *Eigenvalues that were not seen.* For the end of the interval on which f is large Ψ is the
 Gauss–Radau rule with a node at the outer bound of the spectrum (spectra.quadrature.extremes), which
@@ -103,12 +104,16 @@ class Atoms:
             return float(f @ self.certain) / float(self.certain.sum())
         centre = float(f @ self.weights)
         d = f - centre
-        known = self.simple & (d < 0)
-        if not known.any():
-            return self._tilted_up(f, risk)
-        rest = self._tilted_up(np.where(known, 0.0, d), SIMPLE * risk)
-        counted = centre + float(d[known] @ self.certain[known]) + rest
-        return min(counted, self._tilted_up(f, (1 - SIMPLE) * risk))
+
+        def counted(known: NDArray[np.bool_], share: float) -> float:
+            rest = self._tilted_up(np.where(known, 0.0, d), share * risk)
+            return centre + float(d[known] @ self.certain[known]) + rest
+
+        small, large = self.simple & (d < 0), self.simple & (d > 0)
+        end = self._tilted_up(f, (1 - SIMPLE if small.any() else 1.0) * risk)
+        if large.any():  # what was hardly seen is there all the same
+            end = max(end, counted(large, 1.0))
+        return min(end, counted(small, SIMPLE)) if small.any() else end
 
     def _tilted_up(self, f: Floats, risk: float) -> float:
         top, low = float(f.max()), float(f.min())

@@ -85,9 +85,12 @@ def test_simultaneous_bands_hold_the_dense_truth(make, eigenvalues):
     tau = np.geomspace(1e-5, 40, 200)
     masses = quadrature.mass_band(measure, tau)
     truth = (np.abs(values)[:, None] <= tau).mean(axis=0)
-    assert (masses.lower <= truth).all()
-    assert (truth <= masses.upper).all()
-    assert (masses.upper - masses.lower).min() < 0.1
+    told = ~np.isnan(masses.lower)  # nothing is said below the product error, here an assumed one
+    np.testing.assert_array_equal(told, tau >= measure.product_error)
+    assert told.sum() > 150
+    assert (masses.lower <= truth)[told].all()
+    assert (truth <= masses.upper)[told].all()
+    assert np.nanmin(masses.upper - masses.lower) < 0.1
     cdf = quadrature.cdf_band(measure, POINTS)
     truth = (values[:, None] <= POINTS).mean(axis=0)
     assert (cdf.lower <= truth).all()

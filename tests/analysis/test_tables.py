@@ -99,7 +99,7 @@ def test_the_summary_names_its_scopes_and_what_is_not_resolved(several):
     words = "\n".join(lines)
     assert "95 %, these 4 batches" in words
     assert "95 %, population over data" in words
-    assert "over data like these 4 batches: normal or lognormal batch effects" in words
+    assert "batches are supposed to differ normally or by a lognormal factor; 4 of them" in words
     assert "not resolved with 60 steps" in words
     assert "below δ" in words
     assert lines[-1].startswith("structural zeros: at least 5.0 % of n; masked zeros: 25.0 %")

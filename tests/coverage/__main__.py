@@ -19,10 +19,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.coverage.cells import Cell, spectrum_cells
+from tests.coverage.differences import CHEAP, PAIRS, difference_cells
 from tests.coverage.families import FAMILIES
 from tests.coverage.instances import SETTINGS
+from tests.coverage.population import BATCHES, LAWS, population_cells
 from tests.coverage.quantities import QUANTITIES
 from tests.coverage.table import KEPT, load, merged, render, write
+from tests.coverage.traces import SPARSE, SPECTRA, WAYS, trace_cells
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--family", default="", help="regular expression; default: all")
     parser.add_argument("--quantity", default="", help="regular expression; default: all")
     parser.add_argument("--setting", default="", help="regular expression; default: all")
+    parser.add_argument("--cheap", action="store_true", help="of differences, none of a curve")
     parser.add_argument("--before", type=Path, help="an earlier table to compare with")
     parser.add_argument("--output", type=Path, default=KEPT)
     asked = parser.parse_args(arguments)
@@ -73,7 +77,39 @@ def _spectrum(asked: argparse.Namespace) -> Iterator[Cell]:
     )
 
 
-PARTS = {"spectrum": _spectrum}
+def _population(asked: argparse.Namespace) -> Iterator[Cell]:
+    return population_cells(
+        asked.instances,
+        [count for count in BATCHES if re.search(asked.setting, f"{count} batches")],
+        _chosen(list(LAWS), asked.family),
+        [QUANTITIES[name] for name in _chosen(list(QUANTITIES), asked.quantity)],
+        asked.seed,
+    )
+
+
+def _difference(asked: argparse.Namespace) -> Iterator[Cell]:
+    for cell in difference_cells(
+        asked.instances,
+        _chosen(list(PAIRS), asked.family),
+        names=CHEAP if asked.cheap else None,
+        seed=asked.seed,
+    ):
+        if re.search(asked.quantity, cell.quantity):
+            yield cell
+
+
+def _trace(asked: argparse.Namespace) -> Iterator[Cell]:
+    families = _chosen([*SPECTRA, *SPARSE], asked.family)
+    ways = [way for way in WAYS if re.search(asked.quantity, way[0])]
+    return trace_cells(asked.instances, families, ways, seed=asked.seed)
+
+
+PARTS = {
+    "spectrum": _spectrum,
+    "population": _population,
+    "difference": _difference,
+    "trace": _trace,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

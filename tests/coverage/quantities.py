@@ -35,6 +35,7 @@ class Quantity:
         printed: The key of the record's summary that shows it, "" where it is only asked for.
         slow: Whether it is too slow for all settings: then it is run in the usual one only.
         least: Fewest Lanczos steps it needs.
+        degree: Power of c by which it grows when the operator is multiplied by c > 0, 0 if other.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Quantity:
     printed: str = ""
     slow: bool = False
     least: int = 1
+    degree: int = 0
 
     def exact(self, spectra: Sequence[np.ndarray]) -> float:
         """Return the value over the operators with these eigenvalues."""
@@ -74,7 +76,11 @@ def _rms(measure: Measure, scope: str) -> Estimate:
 
 
 register(
-    "mean", lambda m, s: moment(m, 1, scope=s), lambda lam: lam.mean(), printed="mean_eigenvalue"
+    "mean",
+    lambda m, s: moment(m, 1, scope=s),
+    lambda lam: lam.mean(),
+    printed="mean_eigenvalue",
+    degree=1,
 )
 register(
     "mean square",
@@ -82,11 +88,14 @@ register(
     lambda lam: np.mean(lam**2),
     printed="mean_square_eigenvalue",
     least=2,
+    degree=2,
 )
-register("rms", _rms, lambda lam: np.sqrt(np.mean(lam**2)), pooled=True, least=2)
-register("mean cube", lambda m, s: moment(m, 3, scope=s), lambda lam: np.mean(lam**3), least=3)
-register("λmin", lambda m, s: extremes(m, scope=s)[0], np.min, printed="lambda_min")
-register("λmax", lambda m, s: extremes(m, scope=s)[1], np.max, printed="lambda_max")
+register("rms", _rms, lambda lam: np.sqrt(np.mean(lam**2)), pooled=True, least=2, degree=1)
+register(
+    "mean cube", lambda m, s: moment(m, 3, scope=s), lambda lam: np.mean(lam**3), least=3, degree=3
+)
+register("λmin", lambda m, s: extremes(m, scope=s)[0], np.min, printed="lambda_min", degree=1)
+register("λmax", lambda m, s: extremes(m, scope=s)[1], np.max, printed="lambda_max", degree=1)
 register(
     "mass < 0",
     lambda m, s: mass(m, -np.inf, -m.delta, closed=False, scope=s),
